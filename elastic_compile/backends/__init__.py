@@ -1,0 +1,1 @@
+"""Compilers of regions, behind one small protocol."""
