@@ -1,0 +1,50 @@
+# Needs Python 3.11 or newer with pip and venv, and make. Everything else is installed below.
+#
+#   make demo        compile the example network, verify it, run and time it without torch
+#   make test        lint, then every test
+#   make test-quick  the tests without the slow ones
+#   make bench       the demo's measured table alone
+#   make lint        style and architecture checks
+
+PYTHON ?= python3
+# The CPU build where pip knows one; set TORCH="torch==2.13.0 --index-url ..." to choose another.
+TORCH ?= torch==2.13.0
+
+VENV := .venv
+VENV_RUNTIME := .venv-runtime
+BIN := $(VENV)/bin
+READY := $(VENV)/.installed
+READY_RUNTIME := $(VENV_RUNTIME)/.installed
+DEMO := examples/digits_early_exit
+
+.PHONY: demo test test-quick bench lint
+.DELETE_ON_ERROR:
+
+demo: $(READY) $(READY_RUNTIME)
+	$(BIN)/python $(DEMO)/demo.py --runtime-python $(VENV_RUNTIME)/bin/python
+
+test: lint
+	$(BIN)/python -m pytest
+
+test-quick: lint
+	$(BIN)/python -m pytest -m "not slow"
+
+bench: $(READY)
+	$(BIN)/python $(DEMO)/demo.py --bench-only
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+
+# The compiler's environment: torch first, so that no other package chooses its build.
+$(READY): pyproject.toml runtime/pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet --editable './runtime[tvm]' --editable '.[tvm,test]'
+	touch $@
+
+# The application's environment: the runtime and nothing of the compiler.
+$(READY_RUNTIME): runtime/pyproject.toml
+	test -x $(VENV_RUNTIME)/bin/python || $(PYTHON) -m venv $(VENV_RUNTIME)
+	$(VENV_RUNTIME)/bin/python -m pip install --quiet --editable './runtime[tvm]'
+	touch $@
