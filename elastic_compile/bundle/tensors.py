@@ -41,8 +41,8 @@ def serialise(tensors: Mapping[str, np.ndarray]) -> Iterator[bytes | memoryview]
         if array.dtype.name not in _DTYPES:
             raise ValueError(
                 f"tensor {name!r} has dtype {array.dtype.name}; a tensor file holds {', '.join(_DTYPES)}")
-        if name.startswith(FILLER):
-            raise ValueError(f"tensor name {name!r}: names that start with {FILLER!r} are taken")
+        if name.startswith(FILLER) or name == "__metadata__":
+            raise ValueError(f"tensor name {name!r} is taken by the format or by the fillers")
         if gap := -position % ALIGNMENT:
             header[f"{FILLER}{position}"] = _entry("U8", (gap,), position, gap)
             pieces.append(bytes(gap))

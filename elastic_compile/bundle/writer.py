@@ -64,8 +64,8 @@ def write(
             size, sha256 = add(name, pieces)
             entries.append(schema.FileEntry(name=name, size=size, sha256=sha256))
         manifest = schema.Manifest(
-            format=schema.FORMAT, version=schema.SCHEMA_VERSION, name=program.name,
-            program=PROGRAM, weights=WEIGHTS, reference=REFERENCE, provenance=PROVENANCE, files=tuple(entries))
+            format=schema.FORMAT, version=schema.SCHEMA_VERSION, name=program.name, files=tuple(entries),
+            program=PROGRAM, weights=WEIGHTS, reference=REFERENCE, provenance=PROVENANCE)
         add(MANIFEST, [schema.encode(manifest)])
 
     replace_directory(Path(path), _is_bundle, fill)
