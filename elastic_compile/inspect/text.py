@@ -1,0 +1,231 @@
+"""The host program as text: blocks, region calls, host operations, branches with their source lines.
+
+In: a program, and optionally the size of its weights. Out: text, equal for equal programs.
+Never: needs more than the program itself, and never fails on a program that the runtime would refuse.
+
+The notation: `v7` is a value; `f32[1, s0]` a float32 tensor of one row and a size `s0` known at run time;
+`-> 3 exit(v7)` goes to block 3, labelled "exit", and gives `v7` for its first parameter.
+"""
+from __future__ import annotations
+
+import json
+
+from elastic_runtime import schema
+
+_SHORT = {
+    "bool": "bool", "int8": "i8", "uint8": "u8", "int16": "i16", "int32": "i32", "int64": "i64",
+    "float16": "f16", "float32": "f32", "float64": "f64", "complex64": "c64", "complex128": "c128",
+}
+_INFIX = {
+    "add": "+", "sub": "-", "mul": "*", "truediv": "/", "floordiv": "//", "mod": "%", "pow": "**",
+    "and": "and", "or": "or", "bitand": "&", "bitor": "|", "bitxor": "^", "lshift": "<<", "rshift": ">>",
+    "eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">=",
+}
+_PREFIX = {"neg": "-", "not": "not "}
+_SOURCE_COLUMN = 64
+
+
+def render_text(program: schema.Program, *, weight_bytes: int | None = None) -> str:
+    """`program` as text that a person can read. `weight_bytes`: the size of its weight store, where known."""
+    sections = [summary(program, weight_bytes=weight_bytes), _entries(program)]
+    if program.initial or len(program.modes) > 1 or any(mode.state for mode in program.modes):
+        sections.append(_modes(program))
+    if program.host_ops:
+        sections.append("\n".join(
+            f"needs host function {op.name}({', '.join(map(type_text, op.inputs))})"
+            f" -> {', '.join(map(type_text, op.outputs)) or 'None'}" for op in program.host_ops))
+    sections.extend(_block(program, number) for number in range(len(program.blocks)))
+    return "\n\n".join(sections) + "\n"
+
+
+def summary(program: schema.Program, *, weight_bytes: int | None = None) -> str:
+    """One line: blocks, regions, distinct compiled regions, operators, engines and weights."""
+    artefacts = {tuple(sorted(region.files.values())) for region in program.regions}
+    parts = [
+        _count(len(program.blocks), "block"),
+        f"{_count(len(program.regions), 'region')} ({len(artefacts)} compiled)",
+        _count(sum(region.ops for region in program.regions), "operator"),
+    ]
+    if program.regions:
+        parts.append(" + ".join(sorted({region.engine for region in program.regions})))
+    if weight_bytes is not None:
+        parts.append(f"weights {bytes_text(weight_bytes)}")
+    return f"program {program.name}: {', '.join(parts)}"
+
+
+def bytes_text(size: int) -> str:
+    """A size in bytes with a binary unit: 512 B, 1.5 KiB, 20.0 MiB."""
+    amount, unit = float(size), "B"
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if amount < 1024 or unit == "GiB":
+            break
+        amount /= 1024
+    return f"{size} B" if unit == "B" else f"{amount:.1f} {unit}"
+
+
+def type_text(kind: schema.ValueType) -> str:
+    """A value's type: `f32[1, s0]`, `int`."""
+    if isinstance(kind, schema.ScalarType):
+        return kind.kind
+    return f"{_SHORT.get(kind.dtype, kind.dtype)}[{', '.join(map(str, kind.shape))}]"
+
+
+def block_text(program: schema.Program, number: int) -> str:
+    """A block's number and label: `3 exit`."""
+    label = program.blocks[number].label if 0 <= number < len(program.blocks) else ""
+    return f"{number} {label}".rstrip()
+
+
+def source_text(program: schema.Program, source: int) -> str:
+    """A position in the user's program: `model.py:12  if score > 0.9:`; empty where it is not known."""
+    if not 0 <= source < len(program.sources):
+        return ""
+    place = program.sources[source]
+    return f"{place.file}:{place.line}  {place.text.strip()}".rstrip()
+
+
+def tree_text(tree: schema.Tree) -> str:
+    """A tree in Python's notation, values as `v<number>`."""
+    match tree:
+        case schema.ValueLeaf(id=number):
+            return f"v{number}"
+        case schema.ConstLeaf(v=value):
+            return repr(value)
+        case schema.FloatLeaf(v=text):
+            return repr(schema.decode_float(text))
+        case schema.SequenceNode(kind="list", items=items):
+            return f"[{', '.join(map(tree_text, items))}]"
+        case schema.SequenceNode(items=items):
+            return f"({', '.join(map(tree_text, items))}{',' if len(items) == 1 else ''})"
+        case schema.MapNode(keys=keys, items=items):
+            return f"{{{', '.join(f'{key!r}: {tree_text(item)}' for key, item in zip(keys, items, strict=True))}}}"
+        case schema.RecordNode(name=name, fields=fields, items=items):
+            given = (f"{field}={tree_text(item)}" for field, item in zip(fields, items, strict=True))
+            return f"{name}({', '.join(given)})"
+    raise TypeError(f"not a tree: {type(tree).__name__}")
+
+
+def expression_text(step: schema.ScalarStep) -> str:
+    """A host operation in Python's notation: `v3 + 1`."""
+    operands = [f"v{number}" for number in step.inputs]
+    for position, literal in sorted(step.literals):
+        operands.insert(position, repr(schema.decode_literal(literal)))
+    if step.op == "const":
+        return operands[0]
+    if step.op in _INFIX and len(operands) == 2:
+        return f"{operands[0]} {_INFIX[step.op]} {operands[1]}"
+    if step.op in _PREFIX and len(operands) == 1:
+        return f"{_PREFIX[step.op]}{operands[0]}"
+    if step.op == "select" and len(operands) == 3:
+        return f"{operands[1]} if {operands[0]} else {operands[2]}"
+    if step.op == "size" and len(operands) == 2:
+        return f"{operands[0]}.shape[{operands[1]}]"
+    if step.op == "item" and len(operands) == 1:
+        return f"{operands[0]}.item()"
+    return f"{step.op}({', '.join(operands)})"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _value(program: schema.Program, number: int) -> str:
+    known = 0 <= number < len(program.values)
+    return f"v{number}: {type_text(program.values[number]) if known else '?'}"
+
+
+def _values(numbers: tuple[int, ...]) -> str:
+    return ", ".join(f"v{number}" for number in numbers)
+
+
+def _entries(program: schema.Program) -> str:
+    lines = []
+    for entry in program.entries:
+        lines.append(f"entry {entry.name}{_signature(entry)} -> {block_text(program, entry.block)}")
+        lines.extend(f"    {_value(program, number)}" for number in entry.inputs)
+    return "\n".join(lines)
+
+
+def _signature(entry: schema.Entry) -> str:
+    kinds = [parameter.kind for parameter in entry.params]
+    parts: list[str] = []
+    for position, parameter in enumerate(entry.params):
+        if parameter.kind == "keyword" and "keyword" not in kinds[:position] and "varargs" not in kinds:
+            parts.append("*")
+        star = {"varargs": "*", "varkw": "**"}.get(parameter.kind, "")
+        optional = " (optional)" if parameter.default else ""
+        parts.append(f"{star}{parameter.name}={tree_text(parameter.tree)}{optional}")
+        if parameter.kind == "positional" and "positional" not in kinds[position + 1:]:
+            parts.append("/")
+    return f"({', '.join(parts)})"
+
+
+def _modes(program: schema.Program) -> str:
+    lines = []
+    for number, mode in enumerate(program.modes):
+        names = ", ".join(
+            program.entries[entry].name if 0 <= entry < len(program.entries) else f"entry {entry}"
+            for entry in mode.entries)
+        state = ", ".join(map(type_text, mode.state)) or "nothing"
+        lines.append(f"mode {number}: calls {names}; keeps {state}")
+    if program.initial:
+        lines.append(f"starts from {', '.join(program.initial)}")
+    return "\n".join(lines)
+
+
+def _block(program: schema.Program, number: int) -> str:
+    block = program.blocks[number]
+    parameters = ", ".join(_value(program, parameter) for parameter in block.params)
+    lines = [f"block {block_text(program, number)}({parameters})"]
+    for step in block.steps:
+        lines.append(_with_source(program, f"    {_step(program, step)}", step.source))
+    lines.extend(_terminator(program, block.terminator))
+    return "\n".join(lines)
+
+
+def _step(program: schema.Program, step: schema.Step) -> str:
+    outputs = ", ".join(_value(program, number) for number in step.outputs)
+    match step:
+        case schema.RegionStep(region=index, inputs=inputs):
+            if not 0 <= index < len(program.regions):
+                return f"{outputs} = region {index}({_values(inputs)})"
+            region = program.regions[index]
+            return f"{outputs} = {region.name}({_values(inputs)})  [{_count(region.ops, 'operator')}]"
+        case schema.ScalarStep():
+            return f"{outputs} = {expression_text(step)}"
+        case schema.RandomStep(kind=kind, sizes=sizes):
+            return f"{outputs} = {kind}({', '.join(map(str, sizes))})"
+        case schema.HostCallStep(name=name, inputs=inputs):
+            return f"{outputs} = host {name}({_values(inputs)})"
+    raise TypeError(f"not a step: {type(step).__name__}")
+
+
+def _jump(program: schema.Program, jump: schema.Jump) -> str:
+    return f"-> {block_text(program, jump.block)}({_values(jump.args)})"
+
+
+def _terminator(program: schema.Program, end: schema.Terminator) -> list[str]:
+    match end:
+        case schema.Jump():
+            return [_with_source(program, f"    {_jump(program, end)}", end.source)]
+        case schema.Branch(cond=cond, then=then, orelse=orelse, source=source):
+            return [_with_source(program, f"    if v{cond}", source),
+                    f"        then {_jump(program, then)}",
+                    f"        else {_jump(program, orelse)}"]
+        case schema.Switch(index=index, cases=cases, default=default, source=source):
+            return [_with_source(program, f"    switch v{index}", source),
+                    *(f"        case {value} {_jump(program, jump)}" for value, jump in cases),
+                    f"        default {_jump(program, default)}"]
+        case schema.Return(tree=tree, mode=mode, carry=carry, source=source):
+            kept = f"; next call in mode {mode} with ({_values(carry)})" if mode or carry else ""
+            return [_with_source(program, f"    return {tree_text(tree)}{kept}", source)]
+        case schema.Raise(type=name, message=message, mode=mode, carry=carry, source=source):
+            kept = f"; next call in mode {mode} with ({_values(carry)})" if mode or carry else ""
+            text = json.dumps(message, ensure_ascii=False)
+            return [_with_source(program, f"    raise {name}({text}){kept}", source)]
+    raise TypeError(f"not a terminator: {type(end).__name__}")
+
+
+def _with_source(program: schema.Program, line: str, source: int) -> str:
+    text = source_text(program, source)
+    return f"{line:<{_SOURCE_COLUMN}}  # {text}" if text else line
