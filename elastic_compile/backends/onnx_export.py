@@ -119,8 +119,8 @@ def _lower(source: RegionSource) -> ExportedProgram:
     program = source.exported
     with torch.fx.experimental._config.patch(backed_size_oblivious=True):
         if _is_lowered(program):
-            module = torch.fx.GraphModule(program.graph_module, copy.deepcopy(program.graph_module.graph))
-            program = program._update(module, program.graph_signature)
+            program = program._update(
+                torch.fx.GraphModule(program.graph_module, _copy(program.graph)), program.graph_signature)
         else:
             try:
                 program = program.run_decompositions(_decompositions())
@@ -132,6 +132,14 @@ def _lower(source: RegionSource) -> ExportedProgram:
             program.graph_module.graph.erase_node(node)
     program.graph_module.recompile()
     return program
+
+
+def _copy(graph: torch.fx.Graph) -> torch.fx.Graph:
+    """A copy whose nodes keep their names, which the signature refers to (fx renames "input" to "input_1")."""
+    copied = copy.deepcopy(graph)
+    for node, original in zip(copied.nodes, graph.nodes, strict=True):
+        node.name = original.name
+    return copied
 
 
 def _is_lowered(program: ExportedProgram) -> bool:
