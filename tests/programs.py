@@ -84,3 +84,76 @@ def scalar_parts(constant: float = 2.0) -> dict[str, object]:
         "provenance": schema.Provenance(
             created="2026-01-01T00:00:00+00:00", versions={}, source_sha256="0" * 64, device={}, options={}),
     }
+
+
+def exits_program() -> schema.Program:
+    """An early-exit classifier with a refinement loop: regions, a branch, a loop, two returns, a raise.
+
+    Its regions name artefacts that no test has: it can be shown, not run.
+    """
+    features = schema.TensorType(dtype="float32", shape=(1, 32, 8, 8))
+    scores = schema.TensorType(dtype="float32", shape=(1, 10))
+    truth = schema.TensorType(dtype="bool", shape=())
+    count = schema.ScalarType(kind="int")
+    flag = schema.ScalarType(kind="bool")
+    values = (
+        schema.TensorType(dtype="float32", shape=(1, 1, 8, 8)),              # 0: image
+        features, scores, truth,                                             # 1-3: block 0
+        features, count, count, features, scores, truth, flag,               # 4-10: block 1
+        scores,                                                              # 11: block 2
+        scores, count, count,                                                # 12-14: block 3
+    )
+
+    def region(name: str, ops: int, inputs, outputs) -> schema.Region:
+        return schema.Region(
+            name=name, engine="onnxruntime", files={"model": f"{name}.onnx"}, ops=ops,
+            inputs=tuple(schema.Port(name=f"x{i}", type=kind) for i, kind in enumerate(inputs)),
+            outputs=tuple(schema.Port(name=f"y{i}", type=kind) for i, kind in enumerate(outputs)),
+            weights=(schema.WeightUse(name="w", tensor=f"{name}_w"),))
+
+    one = schema.encode_literal(1)
+    blocks = (
+        schema.Block(
+            label="stem", params=(0,),
+            steps=(
+                schema.RegionStep(region=0, inputs=(0,), outputs=(1, 2, 3), source=0),
+                schema.ScalarStep(
+                    op="const", inputs=(), outputs=(5,), literals=((0, schema.encode_literal(0)),)),
+            ),
+            terminator=schema.Branch(
+                cond=3, source=1, then=schema.Jump(block=2, args=(2,)),
+                orelse=schema.Jump(block=1, args=(1, 5)))),
+        schema.Block(
+            label="refine", params=(4, 6),
+            steps=(
+                schema.RegionStep(region=1, inputs=(4,), outputs=(7, 8, 9), source=2),
+                schema.ScalarStep(
+                    op="lt", inputs=(6,), outputs=(10,), literals=((1, schema.encode_literal(8)),)),
+            ),
+            terminator=schema.Switch(
+                index=6, source=3,
+                cases=((0, schema.Jump(block=1, args=(7, 6))), (8, schema.Jump(block=4, args=()))),
+                default=schema.Jump(block=3, args=(8, 6)))),
+        schema.Block(
+            label="early", params=(11,), steps=(),
+            terminator=schema.Return(tree=schema.MapNode(keys=("scores", "exit"), items=(
+                schema.ValueLeaf(id=11), schema.ConstLeaf(v=0))), source=4)),
+        schema.Block(
+            label="late", params=(12, 13),
+            steps=(schema.ScalarStep(op="add", inputs=(13,), outputs=(14,), literals=((1, one),)),),
+            terminator=schema.Return(tree=schema.MapNode(keys=("scores", "exit"), items=(
+                schema.ValueLeaf(id=12), schema.ValueLeaf(id=14))), source=4)),
+        schema.Block(
+            label="", params=(), steps=(),
+            terminator=schema.Raise(type="ValueError", message="no decision after 8 rounds", source=5)),
+    )
+    image = schema.Parameter(name="image", kind="standard", tree=schema.ValueLeaf(id=0))
+    return schema.Program(
+        name="exits", values=values, blocks=blocks, regions=(
+            region("stem_0", 7, values[0:1], values[1:4]), region("refine_0", 12, values[4:5], values[7:10])),
+        entries=(schema.Entry(name="forward", block=0, inputs=(0,), params=(image,)),),
+        sources=tuple(schema.Source(file=SOURCE, line=line, text=text) for line, text in (
+            (20, "features = self.stem(image)"), (22, "if is_sure(scores, self.confident):"),
+            (25, "features = self.refine(features)"), (26, "while not is_sure(scores, self.confident):"),
+            (30, 'return {"scores": scores, "exit": depth}'),
+            (28, 'raise ValueError("no decision after 8 rounds")'))))

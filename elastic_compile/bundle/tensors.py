@@ -31,8 +31,8 @@ _DTYPES = {
 def serialise(tensors: Mapping[str, np.ndarray]) -> Iterator[bytes | memoryview]:
     """The pieces of a safetensors file that holds `tensors`.
 
-    Equal input gives equal bytes. Raises ValueError for a dtype that a program cannot have (object, …) and for
-    a name that the format or the fillers take.
+    Equal input gives equal bytes. Raises ValueError for a dtype that a program cannot have (object, …) and
+    for a name that the format or the fillers take.
     """
     header: dict[str, dict[str, object]] = {}
     pieces: list[np.ndarray | bytes] = []

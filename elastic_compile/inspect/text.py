@@ -1,6 +1,7 @@
 """The host program as text: blocks, region calls, host operations, branches with their source lines.
 
-In: a program, and optionally the size of its weights. Out: text, equal for equal programs.
+In: a program, and where known the size of its weights and what its calls did.
+Out: text, equal for equal input.
 Never: needs more than the program itself, and never fails on a program that the runtime would refuse.
 
 The notation: `v7` is a value; `f32[1, s0]` a float32 tensor of one row and a size `s0` known at run time;
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import json
 
-from elastic_runtime import schema
+from elastic_runtime import Statistics, schema
 
 _SHORT = {
     "bool": "bool", "int8": "i8", "uint8": "u8", "int16": "i16", "int32": "i32", "int64": "i64",
@@ -25,8 +26,14 @@ _PREFIX = {"neg": "-", "not": "not "}
 _SOURCE_COLUMN = 64
 
 
-def render_text(program: schema.Program, *, weight_bytes: int | None = None) -> str:
-    """`program` as text that a person can read. `weight_bytes`: the size of its weight store, where known."""
+def render_text(
+    program: schema.Program, statistics: Statistics | None = None, *, weight_bytes: int | None = None
+) -> str:
+    """`program` as text that a person can read.
+
+    `statistics`: as `Model.statistics()` gives them, for visits per call and median times in ms.
+    `weight_bytes`: the size of the weight store.
+    """
     sections = [summary(program, weight_bytes=weight_bytes), _entries(program)]
     if program.initial or len(program.modes) > 1 or any(mode.state for mode in program.modes):
         sections.append(_modes(program))
@@ -34,7 +41,7 @@ def render_text(program: schema.Program, *, weight_bytes: int | None = None) -> 
         sections.append("\n".join(
             f"needs host function {op.name}({', '.join(map(type_text, op.inputs))})"
             f" -> {', '.join(map(type_text, op.outputs)) or 'None'}" for op in program.host_ops))
-    sections.extend(_block(program, number) for number in range(len(program.blocks)))
+    sections.extend(_block(program, number, statistics) for number in range(len(program.blocks)))
     return "\n\n".join(sections) + "\n"
 
 
@@ -61,6 +68,18 @@ def bytes_text(size: int) -> str:
             break
         amount /= 1024
     return f"{size} B" if unit == "B" else f"{amount:.1f} {unit}"
+
+
+def visits_text(visits: float, calls: int = 1) -> str:
+    """Visits per call: "40%", "3.2 ×" in a loop, "never"."""
+    if not visits:
+        return "never"
+    return f"{visits / calls:.0%}" if visits <= calls else f"{visits / calls:.1f} ×"
+
+
+def region_ms(statistics: Statistics) -> dict[int, float]:
+    """Region -> median time of one run in ms, for the regions that ran while times were taken."""
+    return {number: region.median_ms for number, region in enumerate(statistics.regions) if region.calls}
 
 
 def type_text(kind: schema.ValueType) -> str:
@@ -98,7 +117,8 @@ def tree_text(tree: schema.Tree) -> str:
         case schema.SequenceNode(items=items):
             return f"({', '.join(map(tree_text, items))}{',' if len(items) == 1 else ''})"
         case schema.MapNode(keys=keys, items=items):
-            return f"{{{', '.join(f'{key!r}: {tree_text(item)}' for key, item in zip(keys, items, strict=True))}}}"
+            given = (f"{key!r}: {tree_text(item)}" for key, item in zip(keys, items, strict=True))
+            return f"{{{', '.join(given)}}}"
         case schema.RecordNode(name=name, fields=fields, items=items):
             given = (f"{field}={tree_text(item)}" for field, item in zip(fields, items, strict=True))
             return f"{name}({', '.join(given)})"
@@ -173,24 +193,27 @@ def _modes(program: schema.Program) -> str:
     return "\n".join(lines)
 
 
-def _block(program: schema.Program, number: int) -> str:
+def _block(program: schema.Program, number: int, statistics: Statistics | None) -> str:
     block = program.blocks[number]
     parameters = ", ".join(_value(program, parameter) for parameter in block.params)
-    lines = [f"block {block_text(program, number)}({parameters})"]
+    visits = f"  [{visits_text(statistics.visits[number], statistics.calls)}]" if statistics else ""
+    times = region_ms(statistics) if statistics else {}
+    lines = [f"block {block_text(program, number)}({parameters}){visits}"]
     for step in block.steps:
-        lines.append(_with_source(program, f"    {_step(program, step)}", step.source))
+        lines.append(_with_source(program, f"    {_step(program, step, times)}", step.source))
     lines.extend(_terminator(program, block.terminator))
     return "\n".join(lines)
 
 
-def _step(program: schema.Program, step: schema.Step) -> str:
+def _step(program: schema.Program, step: schema.Step, times: dict[int, float]) -> str:
     outputs = ", ".join(_value(program, number) for number in step.outputs)
     match step:
         case schema.RegionStep(region=index, inputs=inputs):
             if not 0 <= index < len(program.regions):
                 return f"{outputs} = region {index}({_values(inputs)})"
             region = program.regions[index]
-            return f"{outputs} = {region.name}({_values(inputs)})  [{_count(region.ops, 'operator')}]"
+            time = f", {times[index]:.3f} ms" if index in times else ""
+            return f"{outputs} = {region.name}({_values(inputs)})  [{_count(region.ops, 'operator')}{time}]"
         case schema.ScalarStep():
             return f"{outputs} = {expression_text(step)}"
         case schema.RandomStep(kind=kind, sizes=sizes):
