@@ -1,0 +1,242 @@
+"""The public entry point: a module and example calls in, a compiled program out.
+
+In: an `nn.Module` (or a bound method, or a function) and example calls.
+Out: a `CompiledProgram`, compared with eager PyTorch before it is handed over.
+Never: changes the module, or returns a program that disagrees with it on an example.
+"""
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import inspect
+import os
+import types
+from dataclasses import dataclass
+from typing import Any, Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+
+from elastic_compile import backends, bundle, dump
+from elastic_compile.bundle.provenance import collect
+from elastic_compile.capture.build import EntryPlan, build
+from elastic_compile.capture.explore import explore
+from elastic_compile.capture.hooks import Hooks
+from elastic_compile.capture.signature import CallShape, normalise, shapes
+from elastic_compile.errors import ExampleError, TrainingModeError
+from elastic_compile.inspect import render_text
+from elastic_compile.passes import STANDARD, run
+from elastic_compile.passes.simplify import rename, rename_tree
+from elastic_compile.program.export import export
+from elastic_compile.program.ir import Program
+from elastic_compile.verify import reference_calls, verify_compiled
+from elastic_runtime import schema
+
+Progress = Callable[[str, int, "int | None"], None]
+
+
+@dataclass(frozen=True)
+class CompiledProgram:
+    """A compiled program, ready to save.
+
+    `program` is what the runtime executes; `files` the region artefacts by file name; `weights` the store, each
+    distinct tensor once; `reference` recorded eager calls over `reference_tensors`; `source` the same program
+    before the backend, for reports.
+    """
+
+    program: schema.Program
+    backend: str
+    files: Mapping[str, bytes]
+    weights: Mapping[str, np.ndarray]
+    reference: schema.Reference
+    reference_tensors: Mapping[str, np.ndarray]
+    provenance: schema.Provenance
+    source: Program
+
+    def inspect(self) -> str:
+        """The host program as a person reads it: blocks, regions, branches, source lines."""
+        return render_text(self.program)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the bundle at `path` (a directory), atomically; an existing bundle there is replaced."""
+        bundle.write(
+            path, program=self.program, files=self.files, weights=self.weights, reference=self.reference,
+            reference_tensors=self.reference_tensors, provenance=self.provenance,
+        )
+
+
+def compile(
+    module_or_bound_method: Any,
+    example_inputs: Sequence[Any],
+    *,
+    backend: str = "onnxruntime",
+    name: str | None = None,
+    dump_dir: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> CompiledProgram:
+    """Compile a network, every path of it.
+
+    `example_inputs`: a list of calls; a call is a tuple of positional arguments, or `ec.call(*args, **kwargs)`.
+    Tensors in the examples are run-time inputs of that dtype and shape; Python numbers that differ between examples
+    are run-time scalars; everything else is fixed, and a later call with another value is refused by the runtime.
+
+    Raises `ExampleError`, `TrainingModeError`, `Refusal` (a construct that is not accepted, with its position),
+    `BackendUnavailable`, `BackendError`, `VerificationError`.
+    """
+    report = progress or (lambda stage, done, total: None)
+    engine = backends.get(backend)
+    module, function = _target(module_or_bound_method)
+    title = name or type(module).__name__ if module is not None else name or function.__name__
+    calls = normalise(example_inputs)
+    _check_mode(module)
+    entry_shapes = shapes(function, calls)
+    with _evaluation(module):
+        program, hooks = _capture(title, module_or_bound_method, function, module, entry_shapes, report)
+        stages = dump.Stages(dump_dir)
+        stages.rewritten(hooks)
+        stages.program("captured", program)
+        program = run(program, STANDARD, stages.program)
+        sources = [
+            backends.RegionSource(
+                name=f"region_{i}", exported=export(program, graph, f"region_{i}"),
+                inputs=tuple(program.values[v] for v in graph.inputs),
+                outputs=tuple(program.values[v] for v in graph.outputs),
+            )
+            for i, graph in enumerate(program.graphs)
+        ]
+        compiled = engine.compile(sources, lambda done, total, region: report("compile", done, total))
+        stages.regions(program, compiled)
+        made = assemble(program, backend, compiled)
+        reference, tensors = reference_calls(function, entry_shapes)
+        result = CompiledProgram(
+            program=made.program, backend=backend, files=made.files, weights=made.weights, reference=reference,
+            reference_tensors=tensors, source=program,
+            provenance=collect(
+                [template.source for one in hooks for template in one.templates], {"backend": backend}),
+        )
+        report("verify", 0, None)
+        return verify_compiled(result, native=engine.native)
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """A program bound to its compiled regions, with the files and weights that these need."""
+
+    program: schema.Program
+    files: Mapping[str, bytes]
+    weights: Mapping[str, np.ndarray]
+
+
+def assemble(program: Program, backend: str, compiled: Sequence[backends.CompiledRegion]) -> Assembled:
+    """Bind regions to files and to a weight store in which each distinct tensor stands once."""
+    files: dict[str, bytes] = {}
+    names: dict[bytes, str] = {}
+    store: dict[str, np.ndarray] = {}
+    stored: dict[Any, str] = {}
+
+    def file_of(data: bytes, role: str) -> str:
+        digest = hashlib.sha256(data).digest()
+        if digest not in names:
+            names[digest] = f"{role}-{digest.hex()[:16]}.bin"
+            files[names[digest]] = data
+        return names[digest]
+
+    def tensor_of(weight: str) -> str:
+        array = program.weights[weight].detach().contiguous().cpu().numpy()
+        key = (str(array.dtype), array.shape, hashlib.sha256(array.tobytes()).digest())
+        if key not in stored:
+            stored[key] = weight
+            store[weight] = array
+        return stored[key]
+
+    regions = tuple(
+        schema.Region(
+            name=one.name, engine=one.engine, files={role: file_of(data, role) for role, data in one.payload.items()},
+            inputs=one.inputs, outputs=one.outputs,
+            weights=tuple(schema.WeightUse(name=n, tensor=tensor_of(w)) for n, w in one.weights.items()),
+            options=dict(one.options), ops=one.ops,
+        )
+        for one in compiled
+    )
+    host = schema.Program(
+        name=program.name, values=program.values, blocks=program.blocks, entries=program.entries, regions=regions,
+        modes=program.modes, initial=program.initial, sources=program.sources, host_ops=program.host_ops,
+    )
+    return Assembled(_compact_values(host), files, store)
+
+
+def _compact_values(program: schema.Program) -> schema.Program:
+    """The program with only the values that its blocks define, numbered in order."""
+    order = [v for block in program.blocks for v in (*block.params, *(o for s in block.steps for o in s.outputs))]
+    numbers = {value: i for i, value in enumerate(order)}
+    blocks = tuple(
+        schema.Block(
+            params=tuple(numbers[p] for p in block.params), steps=tuple(rename(s, numbers) for s in block.steps),
+            terminator=rename(block.terminator, numbers), label=block.label,
+        )
+        for block in program.blocks
+    )
+    entries = tuple(
+        schema.Entry(
+            name=entry.name, block=entry.block, inputs=tuple(numbers[i] for i in entry.inputs),
+            params=tuple(
+                schema.Parameter(name=p.name, kind=p.kind, default=p.default, tree=rename_tree(p.tree, numbers))
+                for p in entry.params
+            ),
+        )
+        for entry in program.entries
+    )
+    return schema.Program(
+        name=program.name, values=tuple(program.values[v] for v in order), blocks=blocks, entries=entries,
+        regions=program.regions, modes=program.modes, initial=program.initial, sources=program.sources,
+        host_ops=program.host_ops,
+    )
+
+
+def _capture(
+    title: str, target: Any, function: Any, module: Any, entry_shapes: Sequence[CallShape], report: Progress
+) -> tuple[Program, list[Hooks]]:
+    plans, hooks = [], []
+    for number, shape in enumerate(entry_shapes):
+        roots = [("self", module)] if module is not None else []
+        roots.append(("", function))
+        exploration = explore(
+            target if isinstance(target, torch.nn.Module) else function, shape.arguments, list(shape.leaves), roots,
+            lambda segments: report("capture", segments, None),
+        )
+        plans.append(EntryPlan("call" if not number else f"call{number}", exploration, shape.params))
+        hooks.append(exploration.hooks)
+    return build(title, plans), hooks
+
+
+def _target(target: Any) -> tuple[torch.nn.Module | None, Callable[..., Any]]:
+    """The module and the function whose signature the calls bind to."""
+    if isinstance(target, torch.nn.Module):
+        return target, target.forward
+    if isinstance(target, types.MethodType) and isinstance(target.__self__, torch.nn.Module):
+        return target.__self__, target
+    if inspect.isfunction(target) or inspect.ismethod(target):
+        return None, target
+    raise ExampleError(
+        f"cannot compile a {type(target).__name__}", reason="the compiler takes an nn.Module, a bound method or a "
+        "function", hint="pass the module itself, or module.method",
+    )
+
+
+def _check_mode(module: torch.nn.Module | None) -> None:
+    if module is None:
+        return
+    for path, part in module.named_modules():
+        if part.training:
+            where = path or "the module"
+            raise TrainingModeError(
+                f"{where} ({type(part).__name__}) is in training mode",
+                reason="dropout and batch statistics behave differently in training, and a bundle runs inference",
+                hint="call module.eval() first",
+            )
+
+
+@contextlib.contextmanager
+def _evaluation(module: torch.nn.Module | None) -> Iterator[None]:
+    with torch.no_grad():
+        yield

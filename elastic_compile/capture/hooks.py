@@ -1,0 +1,286 @@
+"""What the rewritten program calls at every step of its evaluation.
+
+In: calls, truth tests, iteration steps, operators and program points of rewritten functions.
+Out: plain Python behaviour on fake tensors, with the stack of frames known to the exploration at every point.
+Never: decides anything itself; decisions are the tracer's, joins the explorer's.
+"""
+from __future__ import annotations
+
+import builtins
+import functools
+import sys
+import types
+from typing import Any, Callable
+
+import torch
+
+from elastic_compile.capture.symbols import as_expr
+from elastic_compile.capture.tracer import PathEnd, Tracer
+from elastic_compile.rewrite import NotRewritable, Template, rewrite
+from elastic_compile.rewrite.hooks import BINARY, COMPARE, CONVERSIONS, INPLACE, UNARY
+
+#: Marks text whose content only the data decides; it may appear in an exception's message, nowhere else.
+DATA_TEXT = "\ue000"
+
+#: Packages run as they are: their functions hold no decision of the user's program.
+NATIVE_PACKAGES = frozenset({
+    "torch", "numpy", "builtins", "functools", "itertools", "operator", "collections", "contextlib", "typing", "abc",
+    "copy", "enum", "math", "dataclasses", "re", "logging", "warnings", "inspect", "types", "weakref", "threading",
+    "json", "os", "sys", "random", "time", "sympy", "einops", "packaging", "importlib", "elastic_compile",
+})
+#: Modules of those packages that only pass control on to the user's functions, and are rewritten like them.
+REWRITTEN_MODULES = frozenset({
+    "torch.nn.modules.container", "torch.utils._contextlib", "elastic_compile.capture.emulation",
+})
+
+
+class Stop:
+    """The sentinel of an exhausted iterator."""
+
+
+class Call:
+    """A rewritten frame suspended in a call: its frame and the call's site, or an opaque callee (frame None)."""
+
+    __slots__ = ("frame", "site")
+
+    def __init__(self, frame: types.FrameType | None, site: Any) -> None:
+        self.frame = frame
+        self.site = site
+
+
+class Hooks:
+    """The hook object that rewritten functions hold. One per exploration."""
+
+    stop = Stop()
+
+    def __init__(self, tracer: Tracer) -> None:
+        self.tracer = tracer
+        self.on_point: Callable[[Any, list[Call]], None] = lambda site, stack: None
+        self.stack: list[Call] = []
+        self.bound: dict[Any, Callable[..., Any] | None] = {}
+        self.codes: dict[types.CodeType, Template] = {}
+        self.templates: list[Template] = []
+        self.unrewritten: dict[str, str] = {}
+        self.hook_codes: set[types.CodeType] = {Hooks.call.__code__, Hooks.next.__code__, Hooks.invoke.__code__}
+        self.keep: list[Any] = []
+
+    @property
+    def n(self) -> int:
+        """Decisions taken so far on this path."""
+        return self.tracer.decisions
+
+    # -- calls
+    def call(self, site: Any, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Call `fn`, rewritten when it is Python that may decide."""
+        tracer = self.tracer
+        if tracer.dead:
+            raise PathEnd
+        tracer.site = site
+        return self.invoke(site, sys._getframe(1), fn, args, kwargs)
+
+    def invoke(self, site: Any, frame: types.FrameType, fn: Any, args: Any, kwargs: Any) -> Any:
+        for _ in range(64):
+            kind = type(fn)
+            if kind is functools.partial:
+                args, kwargs, fn = (*fn.args, *args), {**fn.keywords, **kwargs}, fn.func
+            elif kind is types.MethodType:
+                args, fn = (fn.__self__, *args), fn.__func__
+            elif isinstance(fn, torch.nn.Module):
+                fn, args, kwargs = self.module_call(fn, args, kwargs)
+            elif kind is types.FunctionType or isinstance(fn, (type, types.BuiltinFunctionType)):
+                break
+            elif isinstance(getattr(type(fn), "__call__", None), types.FunctionType):
+                args, fn = (fn, *args), type(fn).__call__
+            else:
+                break
+        special = SPECIAL.get(fn) if _hashable(fn) else None
+        if special is not None:
+            return special(self, site, frame, *args, **kwargs)
+        target = self.rewritten(fn) if type(fn) is types.FunctionType else None
+        if target is None:
+            self.stack.append(Call(frame, site))
+            self.stack.append(Call(None, site))
+            try:
+                return fn(*args, **kwargs)
+            finally:
+                del self.stack[-2:]
+        self.stack.append(Call(frame, site))
+        try:
+            return target(*args, **kwargs)
+        finally:
+            self.stack.pop()
+
+    def module_call(self, module: torch.nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any, Any]:
+        """What `module(*args, **kwargs)` runs."""
+        if type(module).__call__ is not torch.nn.Module.__call__:
+            return type(module).__call__, (module, *args), kwargs
+        if not (module._forward_pre_hooks or module._forward_hooks):
+            return module.forward, args, kwargs
+        from elastic_compile.capture import emulation
+
+        return emulation.call_with_hooks, (module, args, kwargs), {}
+
+    def rewritten(self, fn: types.FunctionType) -> Callable[..., Any] | None:
+        """`fn` in rewritten form; None when it runs as it is."""
+        if fn.__code__ in self.codes:
+            return fn
+        key = (fn.__code__, id(fn))
+        if key in self.bound:
+            return self.bound[key]
+        self.keep.append(fn)
+        self.bound[key] = None
+        if not self.may_rewrite(fn):
+            return None
+        try:
+            template = rewrite(fn)
+        except NotRewritable as error:
+            self.unrewritten[f"{fn.__module__}.{fn.__qualname__}"] = str(error)
+            return None
+        if not any(code in self.codes for code in template.codes):
+            self.templates.append(template)
+        self.codes.update(dict.fromkeys(template.codes, template))
+        self.bound[key] = template.bind(fn, self)
+        return self.bound[key]
+
+    def may_rewrite(self, fn: types.FunctionType) -> bool:
+        module = fn.__module__ or ""
+        return module in REWRITTEN_MODULES or module.partition(".")[0] not in NATIVE_PACKAGES
+
+    # -- points
+    def point(self, site: Any) -> None:
+        """A program point at which paths may join."""
+        if self.tracer.dead:
+            raise PathEnd
+        frame = sys._getframe(1)
+        self.tracer.site = site
+        if self.accounted(frame):
+            self.on_point(site, [*self.stack, Call(frame, site)])
+
+    def accounted(self, frame: types.FrameType) -> bool:
+        """Whether every frame from the program's entry to `frame` is visible: no callee that runs natively, and
+        no hidden temporary, in between."""
+        inner = frame
+        for call in reversed(self.stack):
+            if call.frame is None or call.site.opaque:
+                return False
+            above = inner.f_back
+            while above is not None and above.f_code in self.hook_codes:
+                above = above.f_back
+            if above is not call.frame:
+                return False
+            inner = call.frame
+        return inner.f_back is not None and inner.f_back.f_code in self.hook_codes
+
+    # -- truth
+    def truth(self, site: Any, value: Any) -> bool:
+        if value is True or value is False:
+            return value
+        tracer = self.tracer
+        if tracer.dead:
+            raise PathEnd
+        tracer.site = site
+        if isinstance(value, torch.Tensor) and value.dtype != torch.bool and value.numel() == 1:
+            value = value != 0
+        return bool(value)
+
+    # -- iteration
+    def iter(self, site: Any, iterable: Any) -> Any:
+        if self.tracer.dead:
+            raise PathEnd
+        self.tracer.site = site
+        return builtins.iter(iterable)
+
+    def next(self, site: Any, iterator: Any) -> Any:
+        if self.tracer.dead:
+            raise PathEnd
+        self.tracer.site = site
+        frame = sys._getframe(1)
+        own = type(iterator) is types.GeneratorType and iterator.gi_code in self.codes
+        self.stack.append(Call(frame, site))
+        if not own:
+            self.stack.append(Call(None, site))
+        depth = len(self.stack)
+        try:
+            return builtins.next(iterator, Hooks.stop)
+        finally:
+            del self.stack[depth - (1 if own else 2):]
+
+    # -- operators
+    def binop(self, site: Any, name: str, a: Any, b: Any) -> Any:
+        self.tracer.site = site
+        return BINARY[name](a, b)
+
+    def inplace(self, site: Any, name: str, a: Any, b: Any) -> Any:
+        self.tracer.site = site
+        return INPLACE[name](a, b)
+
+    def unop(self, site: Any, name: str, a: Any) -> Any:
+        self.tracer.site = site
+        return UNARY[name](a)
+
+    def compare(self, site: Any, name: str, a: Any, b: Any) -> Any:
+        self.tracer.site = site
+        return COMPARE[name](a, b)
+
+    def getitem(self, site: Any, target: Any, key: Any) -> Any:
+        self.tracer.site = site
+        return target[key]
+
+    def setitem(self, site: Any, target: Any, key: Any, value: Any) -> None:
+        self.tracer.site = site
+        target[key] = value
+
+    def format(self, site: Any, value: Any, conversion: str | None, spec: str) -> str:
+        self.tracer.site = site
+        if isinstance(value, torch.Tensor) or as_expr(value) is not None:
+            return DATA_TEXT
+        return format(CONVERSIONS[conversion](value), spec or "")
+
+
+def _hashable(fn: Any) -> bool:
+    return type(fn) in (types.FunctionType, types.BuiltinFunctionType, type) or isinstance(fn, type)
+
+
+# ------------------------------------------------------------------------- builtins on tensors
+def _number(hooks: Hooks, site: Any, value: Any, python: type) -> Any:
+    if isinstance(value, torch.Tensor):
+        value = value.item()
+    if isinstance(value, bool):
+        return python(value)
+    if as_expr(value) is not None:
+        if isinstance(value, torch.SymBool):
+            return python(bool(value))
+        if python is int:
+            return value if isinstance(value, torch.SymInt) else torch.sym_int(value)
+        return torch.sym_float(value)
+    return python(value)
+
+
+def _int(hooks: Hooks, site: Any, frame: Any, *args: Any, **kwargs: Any) -> Any:
+    return _number(hooks, site, args[0], int) if len(args) == 1 and not kwargs else int(*args, **kwargs)
+
+
+def _float(hooks: Hooks, site: Any, frame: Any, *args: Any) -> Any:
+    return _number(hooks, site, args[0], float) if args else 0.0
+
+
+def _bool(hooks: Hooks, site: Any, frame: Any, *args: Any) -> Any:
+    return hooks.truth(site, args[0]) if args else False
+
+
+def _isinstance(hooks: Hooks, site: Any, frame: Any, value: Any, kinds: Any) -> bool:
+    stands_for = {torch.SymInt: int, torch.SymFloat: float, torch.SymBool: bool}.get(type(value))
+    return isinstance(value, kinds) or (stands_for is not None and issubclass(stands_for, kinds))
+
+
+def _print(hooks: Hooks, site: Any, frame: Any, *args: Any, **kwargs: Any) -> None:
+    """Printing is no part of a program's result."""
+
+
+def _str(hooks: Hooks, site: Any, frame: Any, *args: Any, **kwargs: Any) -> str:
+    return hooks.format(site, args[0], None, "") if len(args) == 1 and not kwargs else str(*args, **kwargs)
+
+
+SPECIAL: dict[Any, Callable[..., Any]] = {
+    int: _int, float: _float, bool: _bool, isinstance: _isinstance, print: _print, str: _str,
+}

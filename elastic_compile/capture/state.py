@@ -1,0 +1,386 @@
+"""The static state of a running program: what two paths must share to be one.
+
+In: live locals of a stack of frames, and objects that existed before the call.
+Out: a hashable key of everything static, with the tensors and host scalars found, in a canonical order.
+Never: changes an object, but for `Heap`, which lends stand-ins for tensors and undoes what a traced path changed.
+
+Objects are described by content; what cannot be described is described by identity, which differs between two
+executions, so that an object the key cannot account for forbids a join instead of allowing a wrong one.
+"""
+from __future__ import annotations
+
+import copyreg
+import enum
+import types
+from dataclasses import dataclass, field
+from typing import Any, Callable, Iterable
+
+import torch
+
+from elastic_compile.capture.symbols import as_expr
+
+ATOMS = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis), type(NotImplemented))
+BY_IDENTITY = (
+    type, types.ModuleType, types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType,
+    torch.dtype, torch.device, torch.layout, torch.memory_format, torch._ops.OpOverload, torch._ops.OpOverloadPacket,
+)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place in the state that holds a Python number, and how to write another value there."""
+
+    path: tuple[Any, ...]
+    value: Any
+    write: Callable[[Any], None] | None
+
+
+@dataclass
+class State:
+    """The outcome of a walk: `key` (hashable), `tensors` and `scalars` in canonical order, number `slots`."""
+
+    tokens: list[Any] = field(default_factory=list)
+    tensors: list[torch.Tensor] = field(default_factory=list)
+    scalars: list[Any] = field(default_factory=list)
+    slots: dict[tuple[Any, ...], Slot] = field(default_factory=dict)
+    slot_at: dict[int, tuple[Any, ...]] = field(default_factory=dict)
+    scalar_slots: dict[tuple[Any, ...], int] = field(default_factory=dict)
+    keep: list[Any] = field(default_factory=list)
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        return tuple(self.tokens)
+
+
+class Walker:
+    """Describes objects as tokens. `describe_tensor(tensor, state)` gives a tensor's token; `widened` holds the
+    slot paths whose numbers are run-time values; `known` maps ids of objects that existed before the call to
+    their number in the heap."""
+
+    def __init__(
+        self,
+        describe_tensor: Callable[[torch.Tensor, State], Any],
+        known: dict[int, int],
+        widened: frozenset[tuple[Any, ...]] = frozenset(),
+    ) -> None:
+        self.describe_tensor = describe_tensor
+        self.known = known
+        self.widened = widened
+        self.state = State()
+        self.seen: dict[int, int] = {}
+        self.scalar_class: dict[Any, int] = {}
+
+    def number(self, value: Any, path: tuple[Any, ...], write: Callable[[Any], None] | None) -> None:
+        """A Python or symbolic number that a loop may change."""
+        state = self.state
+        expr = as_expr(value)
+        if expr is not None:
+            state.slots[path] = Slot(path, value, write)
+            state.slot_at[len(state.tokens)] = path
+            number = self.scalar_class.setdefault(expr, len(self.scalar_class))
+            if number == len(state.scalars):
+                state.scalars.append(value)
+            state.scalar_slots[path] = number
+            state.tokens.append(("scalar", type(value).__name__, number))
+            return
+        if path in self.widened and type(value) in (int, float):
+            state.slots[path] = Slot(path, value, write)
+            number = len(self.scalar_class)
+            self.scalar_class[("slot", path)] = number
+            state.scalars.append(value)
+            state.slot_at[len(state.tokens)] = path
+            state.scalar_slots[path] = number
+            state.tokens.append(("scalar", "SymInt" if type(value) is int else "SymFloat", number))
+            return
+        if type(value) in (int, float):
+            state.slots[path] = Slot(path, value, write)
+            state.slot_at[len(state.tokens)] = path
+        state.tokens.append((type(value).__name__, repr(value) if isinstance(value, (float, complex)) else value))
+
+    def walk(self, value: Any, path: tuple[Any, ...] = (), write: Callable[[Any], None] | None = None) -> None:
+        """Append the description of `value`."""
+        tokens = self.state.tokens
+        kind = type(value)
+        if kind in ATOMS or isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+            self.number(value, path, write)
+            return
+        if isinstance(value, torch.Tensor):
+            tokens.append(self.describe_tensor(value, self.state))
+            if getattr(value, "__dict__", None):
+                self.walk(value.__dict__, (*path, "attributes"))
+            return
+        if isinstance(value, BY_IDENTITY) or isinstance(value, enum.Enum):
+            self.identity(value)
+            return
+        ident = id(value)
+        if ident in self.seen:
+            tokens.append(("again", self.seen[ident]))
+            return
+        self.seen[ident] = len(self.seen)
+        self.state.keep.append(value)
+        if ident in self.known:
+            tokens.append(("known", self.known[ident]))
+            return
+        self.compound(value, kind, path)
+
+    def identity(self, value: Any) -> None:
+        self.state.keep.append(value)
+        self.state.tokens.append(("is", id(value)))
+
+    def compound(self, value: Any, kind: type, path: tuple[Any, ...]) -> None:
+        tokens = self.state.tokens
+        if kind in (tuple, list, torch.Size) or (isinstance(value, tuple) and hasattr(value, "_fields")):
+            tokens.append((kind.__qualname__, id(kind), len(value)))
+            settable = kind is list
+            for i, item in enumerate(value):
+                self.walk(item, (*path, i), _item_writer(value, i) if settable else None)
+        elif isinstance(value, dict):
+            tokens.append(("dict", id(kind), len(value)))
+            for name, item in value.items():
+                self.walk(name, (*path, "key"))
+                self.walk(item, (*path, name if isinstance(name, (str, int)) else repr(name)),
+                          _item_writer(value, name))
+            self.attributes(value, path)
+        elif isinstance(value, (set, frozenset)):
+            tokens.append(("set", len(value)))
+            if all(type(item) in ATOMS for item in value):
+                tokens.append(tuple(sorted((type(item).__name__, repr(item)) for item in value)))
+            else:
+                self.identity(value)
+        elif kind is slice:
+            self.walk((value.start, value.stop, value.step), path)
+        elif kind is types.MethodType:
+            tokens.append("method")
+            self.walk(value.__func__, (*path, "function"))
+            self.walk(value.__self__, (*path, "self"))
+        elif kind is types.FunctionType:
+            tokens.append(("function", id(value.__code__)))
+            self.state.keep.append(value.__code__)
+            self.walk(value.__defaults__, (*path, "defaults"))
+            self.walk(value.__kwdefaults__, (*path, "kwdefaults"))
+            for name, cell in zip(value.__code__.co_freevars, value.__closure__ or ()):
+                self.walk(cell, (*path, name))
+        elif kind is types.CellType:
+            tokens.append("cell")
+            try:
+                self.walk(value.cell_contents, (*path, "cell"), _cell_writer(value))
+            except ValueError:
+                tokens.append("empty")
+        elif kind is types.GeneratorType:
+            self.generator(value, path)
+        elif isinstance(value, BaseException):
+            tokens.append(("exception", id(kind)))
+            self.walk(value.args, (*path, "args"))
+            self.attributes(value, path)
+        elif hasattr(value, "__dict__") and kind.__reduce_ex__ is object.__reduce_ex__ and not _has_state_methods(kind):
+            tokens.append(("object", id(kind)))
+            self.state.keep.append(kind)
+            self.attributes(value, path)
+            self.slots_of(value, kind, path)
+        else:
+            self.reduced(value, kind, path)
+
+    def attributes(self, value: Any, path: tuple[Any, ...]) -> None:
+        content = getattr(value, "__dict__", None)
+        if not content:
+            return
+        self.state.tokens.append(("attributes", len(content)))
+        for name, item in content.items():
+            self.state.tokens.append(name)
+            self.walk(item, (*path, name), _item_writer(content, name))
+
+    def slots_of(self, value: Any, kind: type, path: tuple[Any, ...]) -> None:
+        for name in copyreg._slotnames(kind):
+            if hasattr(value, name):
+                self.state.tokens.append(name)
+                self.walk(getattr(value, name), (*path, name), _attribute_writer(value, name))
+
+    def generator(self, value: types.GeneratorType, path: tuple[Any, ...]) -> None:
+        frame = value.gi_frame
+        if frame is None:
+            self.state.tokens.append("finished")
+            return
+        self.state.keep.append(frame.f_code)
+        self.state.tokens.append(("generator", id(frame.f_code), frame.f_lasti))
+        for name, item in sorted(frame.f_locals.items()):
+            if name.startswith("__ec_n") or name in ("__ec", "__ec_s"):
+                continue
+            self.state.tokens.append(name)
+            self.walk(item, (*path, name))
+
+    def reduced(self, value: Any, kind: type, path: tuple[Any, ...]) -> None:
+        """Objects that describe themselves for copying: iterators, deques, user classes with slots."""
+        try:
+            parts = value.__reduce_ex__(4)
+        except Exception:
+            self.identity(value)
+            return
+        if isinstance(parts, str):
+            self.identity(value)
+            return
+        function, arguments, *rest = parts
+        self.state.tokens.append(("reduced", id(kind), len(rest)))
+        self.state.keep.extend((kind, parts))
+        self.walk(function, (*path, "function"))
+        self.fixed(arguments, (*path, "arguments"))
+        if rest and rest[0] is not None:
+            self.fixed(rest[0], (*path, "state"))
+        for extra in rest[1:3]:
+            if extra is not None:
+                self.fixed(list(extra), (*path, "items"))
+
+    def fixed(self, value: Any, path: tuple[Any, ...]) -> None:
+        """Walk a description's parts: nothing in it can be written, so its numbers cannot be widened."""
+        before = set(self.state.slots)
+        self.walk(value, ("fixed", *path))
+        for added in set(self.state.slots) - before:
+            if as_expr(self.state.slots[added].value) is None:
+                del self.state.slots[added]
+
+
+def _has_state_methods(kind: type) -> bool:
+    return any(
+        "__getstate__" in vars(base) or "__reduce__" in vars(base) for base in kind.__mro__[:-1]
+    )
+
+
+def _item_writer(container: Any, key: Any) -> Callable[[Any], None]:
+    return lambda value: container.__setitem__(key, value)
+
+
+def _attribute_writer(target: Any, name: str) -> Callable[[Any], None]:
+    return lambda value: setattr(target, name, value)
+
+
+def _cell_writer(cell: types.CellType) -> Callable[[Any], None]:
+    return lambda value: setattr(cell, "cell_contents", value)
+
+
+# ------------------------------------------------------------------------------------------ heap
+class Heap:
+    """Mutable objects that exist before the call (module attributes, closures, argument containers).
+
+    They are compared by identity of their contents with how they were; what a traced path changed is part of
+    its state key, is undone before the next path, and says at the end of the call which state survives it.
+    """
+
+    LIMIT = 200_000
+
+    def __init__(self, roots: Iterable[tuple[str, Any]]) -> None:
+        self.number: dict[int, int] = {}
+        self.objects: list[Any] = []
+        self.names: list[str] = []
+        self.saved: list[tuple[Any, ...]] = []
+        self.tensors: dict[int, torch.Tensor] = {}
+        self.tensor_names: dict[int, str] = {}
+        for name, root in roots:
+            self.watch(root, name)
+        self.original = list(self.saved)
+
+    def watch(self, root: Any, name: str) -> None:
+        """Add `root` and everything mutable that it reaches."""
+        stack = [(root, name)]
+        while stack and len(self.objects) < self.LIMIT:
+            value, label = stack.pop()
+            kind = type(value)
+            if kind in ATOMS or isinstance(value, BY_IDENTITY) or id(value) in self.number:
+                continue
+            if isinstance(value, torch.Tensor):
+                self.tensors.setdefault(id(value), value)
+                self.tensor_names.setdefault(id(value), label)
+                continue
+            children = _children(value, label)
+            if children is None:
+                continue
+            self.number[id(value)] = len(self.objects)
+            self.objects.append(value)
+            self.names.append(label)
+            self.saved.append(_content(value))
+            stack.extend(reversed(children))
+
+    def install(self, wrappers: dict[int, torch.Tensor]) -> None:
+        """Put `wrappers` (by id of the original tensor) where the tensors are; that is the content to return to."""
+        if not wrappers:
+            return
+        for i, value in enumerate(self.objects):
+            original = self.original[i]
+            if any(id(item) in wrappers for item in original):
+                current = self.saved[i]
+                self.saved[i] = tuple(wrappers.get(id(o), c) for o, c in zip(original, current))
+                if not isinstance(value, tuple):
+                    _put_back(value, self.saved[i])
+
+    def reset(self) -> None:
+        """Undo what a path changed."""
+        for i in self.changed():
+            _put_back(self.objects[i], self.saved[i])
+
+    def uninstall(self) -> None:
+        """Give every object its original content back."""
+        for value, content, saved in zip(self.objects, self.original, self.saved):
+            if not _same(_content(value), content) and not isinstance(value, tuple):
+                _put_back(value, content)
+        self.saved = list(self.original)
+
+    def changed(self) -> list[int]:
+        """Numbers of the objects whose content is not, by identity, what it was."""
+        return [i for i, value in enumerate(self.objects) if not _same(_content(value), self.saved[i])]
+
+def _children(value: Any, label: str) -> list[tuple[Any, str]] | None:
+    """What a mutable object holds, with names; None for what cannot change or cannot be looked into."""
+    if isinstance(value, dict):
+        inner = [(v, f"{label}[{k!r}]") for k, v in dict.items(value)]
+        if getattr(value, "__dict__", None):
+            inner.append((value.__dict__, label))
+        return inner
+    if isinstance(value, (list, tuple)):
+        return [(v, f"{label}[{i}]") for i, v in enumerate(value)]
+    if isinstance(value, set):
+        return [(v, f"{label}{{}}") for v in value]
+    if isinstance(value, types.FunctionType):
+        return [(cell, f"{label}.{name}") for name, cell in zip(value.__code__.co_freevars, value.__closure__ or ())]
+    if isinstance(value, types.CellType):
+        try:
+            return [(value.cell_contents, label)]
+        except ValueError:
+            return []
+    if isinstance(value, types.MethodType):
+        return [(value.__self__, label), (value.__func__, label)]
+    if hasattr(value, "__dict__") and isinstance(value.__dict__, dict):
+        return [(value.__dict__, label)]
+    return None
+
+
+def _content(value: Any) -> tuple[Any, ...]:
+    if isinstance(value, dict):
+        return (*dict.keys(value), *dict.values(value))
+    if isinstance(value, (list, set)):
+        return tuple(value)
+    if isinstance(value, types.CellType):
+        try:
+            return (value.cell_contents,)
+        except ValueError:
+            return ()
+    return ()
+
+
+def _same(now: tuple[Any, ...], before: tuple[Any, ...]) -> bool:
+    return len(now) == len(before) and all(a is b for a, b in zip(now, before))
+
+
+def _put_back(value: Any, content: tuple[Any, ...]) -> None:
+    if isinstance(value, dict):
+        half = len(content) // 2
+        dict.clear(value)
+        for key, item in zip(content[:half], content[half:]):
+            dict.__setitem__(value, key, item)
+    elif isinstance(value, list):
+        value[:] = content
+    elif isinstance(value, set):
+        value.clear()
+        value.update(content)
+    elif isinstance(value, types.CellType):
+        if content:
+            value.cell_contents = content[0]
+        else:
+            del value.cell_contents

@@ -1,0 +1,61 @@
+"""Host scalars: sizes and numbers that only the data decides.
+
+In: questions that PyTorch or the user's program asks of a symbolic number (is it 1? is it above 3?).
+Out: an answer proved from what is known, or a decision handed to the path being traced.
+Never: guesses; an integer that must become a concrete Python int is refused by the caller of `decide`.
+"""
+from __future__ import annotations
+
+from typing import Any, Callable
+
+import sympy
+import torch
+from torch.fx.experimental.symbolic_shapes import ShapeEnv, free_unbacked_symbols
+
+
+class Symbols(ShapeEnv):
+    """A shape environment whose undecidable guards become decisions of the traced path.
+
+    `decide(expr) -> bool | int` is called for a guard on data-dependent symbols that has no fallback.
+    """
+
+    def __init__(self, decide: Callable[[sympy.Basic], Any]) -> None:
+        super().__init__(allow_scalar_outputs=True, allow_dynamic_output_shape_ops=True)
+        self.decide = decide
+
+    def evaluate_sym_node(
+        self, sym_node: Any, size_oblivious: bool = False, fallback_value: bool | None = None
+    ) -> Any:
+        expr = sym_node.expr
+        if fallback_value is None and free_unbacked_symbols(expr):
+            known = self._maybe_evaluate_static(expr)
+            if known is not None:
+                return sym_node.pytype(known)
+            return self.decide(expr)
+        return super().evaluate_sym_node(sym_node, size_oblivious, fallback_value)
+
+    def facts(self, symbols: frozenset[sympy.Symbol]) -> tuple[tuple[str, str], ...]:
+        """What is known of the range of each of `symbols`, comparable across paths."""
+        return tuple((str(s), str(self.var_to_range[s])) for s in sorted(symbols, key=str) if s in self.var_to_range)
+
+    def snapshot(self) -> dict[str, Any]:
+        """A copy of everything that learning a fact can change."""
+        return {name: value.copy() for name, value in vars(self).items() if isinstance(value, (dict, list, set))}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Forget every fact learned since `snapshot`, keeping symbols (their names must stay unique)."""
+        for name, value in state.items():
+            setattr(self, name, value.copy())
+        self._clear_caches()
+
+    def _clear_caches(self) -> None:
+        for name in ("_version_counter",):
+            if hasattr(self, name):
+                setattr(self, name, getattr(self, name) + 1)
+
+
+def as_expr(value: Any) -> sympy.Basic | None:
+    """The symbolic expression behind a SymInt, SymFloat or SymBool, else None."""
+    if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+        return value.node.expr
+    return None

@@ -1,0 +1,550 @@
+"""One path of the program at a time: operations recorded, decisions taken, known prefixes replayed.
+
+In: tensor operations of a program that Python itself runs on fake tensors.
+Out: a graph of segments (straight lines of functional ATen operations between decisions and joins).
+Never: computes with real data, except to fold a decision that depends on weights alone.
+
+In-place operations and views are functionalised by PyTorch before they are recorded, so that a mutation seen
+through an alias is data flow here, whatever decision lies between the two.
+"""
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, field
+from typing import Any, Iterator
+
+import sympy
+import torch
+import torch.utils._pytree as pytree
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+    UnsupportedFakeTensorException,
+)
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from elastic_compile.capture.composites import COMPOSITES
+from elastic_compile.capture.symbols import Symbols, as_expr
+from elastic_compile.errors import CompileError, InternalError
+from elastic_compile.refusals import refuse
+
+aten = torch.ops.aten
+
+
+class PathEnd(BaseException):
+    """Unwinds the Python stack when a traced path has ended; not an Exception, so user handlers let it pass."""
+
+
+# ---------------------------------------------------------------------------------------- values
+@dataclass(frozen=True)
+class Ref:
+    """A reference to value `id` among an operation's arguments."""
+
+    id: int
+
+
+@dataclass(frozen=True)
+class SymRef:
+    """A symbolic number among an operation's arguments."""
+
+    expr: sympy.Basic
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor or host scalar of the traced program.
+
+    `kind`: "input" | "weight" | "op" | "scalar". `fake` is the tensor's stand-in; `real` a weight's data;
+    `symbol` a scalar's symbol, `python` its type.
+    """
+
+    id: int
+    kind: str
+    fake: Any = None
+    real: torch.Tensor | None = None
+    symbol: sympy.Symbol | None = None
+    python: str = ""
+    name: str = ""
+
+
+# ---------------------------------------------------------------------------------------- events
+@dataclass(frozen=True)
+class OpEvent:
+    """A functional ATen operation. `args`/`kwargs` hold Ref and SymRef; `outputs` one id per flat output
+    (None where the output is not a tensor); `result` what the program was given, for replay."""
+
+    target: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    outputs: tuple[int | None, ...]
+    result: Any
+    site: Any
+
+
+@dataclass(frozen=True)
+class ItemEvent:
+    """A one-element tensor read as a host scalar."""
+
+    tensor: int
+    output: int
+    result: Any
+    site: Any
+
+
+@dataclass(frozen=True)
+class ScalarEvent:
+    """A host scalar computed from others: `expr` over symbols (a constant included)."""
+
+    expr: Any
+    output: int
+    site: Any
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A fork. `tensor`: the id of a one-element bool tensor, or None with `expr` a symbolic condition."""
+
+    tensor: int | None
+    expr: sympy.Basic | None
+    then: Segment
+    orelse: Segment
+    site: Any
+    snapshot: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Goto:
+    """A jump to a join; `args[i]` is the value given for `target.join.values[i]`."""
+
+    target: Segment
+    args: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class End:
+    """The program returned `tree`, whose leaves are Ref, or plain constants."""
+
+    tree: Any
+    site: Any
+
+
+@dataclass(frozen=True)
+class Raised:
+    """The program raised."""
+
+    type: str
+    message: str
+    site: Any
+
+
+@dataclass
+class Join:
+    """Where paths with equal static state become one."""
+
+    key: Any
+    position: tuple[Any, ...]
+    values: tuple[int, ...]
+    state: Any
+    rewrites: dict[Any, Any]
+    loop: bool
+
+
+@dataclass(eq=False)
+class Segment:
+    """A straight line of events; grows while its path is traced, then never changes."""
+
+    number: int
+    parent: Segment | None
+    join: Join | None = None
+    events: list[Any] = field(default_factory=list)
+    end: Any = None
+
+    def lineage(self) -> list[Segment]:
+        """The segments from the root to this one."""
+        out: list[Segment] = []
+        node: Segment | None = self
+        while node is not None:
+            out.append(node)
+            node = node.parent
+        return out[::-1]
+
+
+# ---------------------------------------------------------------------------------------- tracer
+class Tracer:
+    """Records one path after another into a shared graph of segments."""
+
+    def __init__(self) -> None:
+        self.symbols = Symbols(self.decide_expr)
+        self.fake_mode = FakeTensorMode(shape_env=self.symbols, allow_non_fake_inputs=True)
+        self.values: list[Value] = []
+        self.by_fake: dict[int, int] = {}
+        self.by_weight: dict[int, int] = {}
+        self.producer: dict[int, OpEvent] = {}
+        self.constants: dict[int, torch.Tensor | None] = {}
+        self.symbol_value: dict[sympy.Symbol, tuple[Any, ...]] = {}
+        self.segments: list[Segment] = []
+        self.pending: list[Segment] = []
+        self.site: Any = None
+        self.paused = 0
+        self.dead = False
+        self.decisions = 0
+        self.path: list[Segment] = []
+        self.position = 0
+        self.cursor = 0
+        self.fresh: set[int] = set()
+        self.items: dict[int, Any] = {}
+        self.facts: dict[sympy.Basic, bool] = {}
+
+    # -- values
+    def new_value(self, kind: str, **fields: Any) -> int:
+        number = len(self.values)
+        self.values.append(Value(number, kind, **fields))
+        fake = fields.get("fake")
+        if fake is not None:
+            self.by_fake[id(fake)] = number
+        if fields.get("symbol") is not None:
+            self.symbol_value[fields["symbol"]] = ("scalar", number)
+        return number
+
+    def weight(self, tensor: torch.Tensor, name: str = "") -> int:
+        """The value of a tensor that exists before the call: a parameter, buffer or constant."""
+        number = self.by_weight.get(id(tensor))
+        if number is None:
+            with self.recording_off():
+                fake = self.fake_mode.from_tensor(tensor.detach(), static_shapes=True)
+            number = self.new_value("weight", fake=fake, real=tensor, name=name)
+            self.by_weight[id(tensor)] = number
+        return number
+
+    def scalar(self, python: str) -> tuple[int, Any]:
+        """A fresh host scalar: its value number, and the symbolic number that stands for it in Python."""
+        if python == "int":
+            symbolic = self.symbols.create_unbacked_symint()
+        elif python == "float":
+            symbolic = self.symbols.create_unbacked_symfloat()
+        else:
+            raise InternalError(f"no symbolic stand-in for a {python}")
+        self.symbols.pending_fresh_unbacked_symbols.clear()
+        return self.new_value("scalar", symbol=symbolic.node.expr, python=python), symbolic
+
+    def tensor_value(self, tensor: torch.Tensor) -> int:
+        """The value number that a tensor of the running program denotes now."""
+        return self.value_of_inner(self.inner(tensor))
+
+    def inner(self, tensor: torch.Tensor) -> torch.Tensor:
+        if torch._is_functional_tensor(tensor):
+            torch._sync(tensor)
+            return torch._from_functional_tensor(tensor)
+        return tensor
+
+    def value_of_inner(self, tensor: torch.Tensor) -> int:
+        number = self.by_fake.get(id(tensor))
+        if number is not None:
+            return number
+        if isinstance(tensor, FakeTensor):
+            raise InternalError("a tensor of unknown origin reached the trace")
+        return self.weight(tensor)
+
+    @contextlib.contextmanager
+    def recording_off(self) -> Iterator[None]:
+        """Neither functionalise nor record."""
+        enabled = torch._C._dispatch_tls_is_dispatch_key_included(torch._C.DispatchKey.Functionalize)
+        if enabled:
+            torch._disable_functionalization()
+        self.paused += 1
+        try:
+            yield
+        finally:
+            self.paused -= 1
+            if enabled:
+                torch._enable_functionalization(reapply_views=True)
+
+    # -- paths
+    def new_segment(self, parent: Segment | None, join: Join | None = None) -> Segment:
+        segment = Segment(len(self.segments), parent, join)
+        self.segments.append(segment)
+        return segment
+
+    def begin(self, target: Segment) -> None:
+        """Prepare to run the program along the known prefix that leads to `target`, then record."""
+        self.path = target.lineage()
+        self.position = 0
+        self.cursor = 0
+        self.dead = False
+        self.decisions = 0
+        self.fresh = set()
+        self.items = {}
+        self.facts = {}
+        parent = target.parent
+        while parent is not None and not isinstance(parent.end, Decision):
+            parent = parent.parent
+        if parent is not None:
+            self.symbols.restore(parent.end.snapshot)
+
+    @property
+    def segment(self) -> Segment:
+        return self.path[self.position]
+
+    @property
+    def replaying(self) -> bool:
+        return self.position < len(self.path) - 1 or self.cursor < len(self.segment.events)
+
+    def next_known(self) -> Any:
+        """The next event of the known prefix."""
+        if self.cursor >= len(self.segment.events):
+            raise refuse("EC120", self.site)
+        event = self.segment.events[self.cursor]
+        self.cursor += 1
+        return event
+
+    def record(self, event: Any) -> None:
+        self.segment.events.append(event)
+        self.cursor += 1
+
+    def advance(self, segment: Segment | None = None) -> None:
+        if segment is not None:
+            self.path.append(segment)
+        self.position += 1
+        self.cursor = 0
+
+    def finish(self, end: Any) -> None:
+        if self.replaying:
+            raise refuse("EC120", self.site)
+        self.segment.end = end
+
+    # -- decisions
+    def decide(self, tensor: int | None, expr: sympy.Basic | None) -> bool:
+        """Which way the path goes where data decides."""
+        if self.dead:
+            raise PathEnd
+        if expr is not None and expr in self.facts:
+            return self.facts[expr]
+        if tensor is not None:
+            constant = self.constant(tensor)
+            if constant is not None:
+                return bool(constant)
+        self.decisions += 1
+        if self.replaying:
+            end = self.segment.end
+            if self.cursor != len(self.segment.events) or not isinstance(end, Decision):
+                raise refuse("EC120", self.site)
+            outcome = self.path[self.position + 1] is end.then
+            self.advance()
+        else:
+            here = self.segment
+            then, orelse = self.new_segment(here), self.new_segment(here)
+            here.end = Decision(tensor, expr, then, orelse, self.site, self.symbols.snapshot())
+            self.pending.append(orelse)
+            self.advance(then)
+            outcome = True
+        if expr is not None:
+            self.facts[expr] = outcome
+            self.facts[sympy.Not(expr)] = not outcome
+        return outcome
+
+    def decide_expr(self, expr: sympy.Basic) -> Any:
+        """A guard on data-dependent numbers: a condition forks, a number is refused."""
+        if self.dead:
+            raise PathEnd
+        if isinstance(expr, (sympy.logic.boolalg.Boolean, sympy.core.relational.Relational)):
+            return self.decide(None, expr)
+        raise refuse("EC111", self.site)
+
+    def item(self, tensor: int) -> Any:
+        """A one-element tensor read as a Python scalar."""
+        if self.dead:
+            raise PathEnd
+        fake = self.values[tensor].fake
+        if fake.dtype == torch.bool:
+            return self.decide(tensor, None)
+        constant = self.constant(tensor)
+        if constant is not None:
+            return constant.item()
+        if fake.dtype.is_complex:
+            raise refuse("EC112", self.site)
+        if tensor in self.items:
+            return self.items[tensor]
+        if self.replaying:
+            event = self.next_known()
+            if not isinstance(event, ItemEvent) or event.tensor != tensor:
+                raise refuse("EC120", self.site)
+        else:
+            output, symbolic = self.scalar("float" if fake.dtype.is_floating_point else "int")
+            event = ItemEvent(tensor, output, symbolic, self.site)
+            self.record(event)
+        self.items[tensor] = event.result
+        return event.result
+
+    def constant(self, number: int) -> torch.Tensor | None:
+        """The data of a value that only weights determine, or None.
+
+        Only operations since the last join count: what crosses a join is a block parameter there, which other
+        paths may give another value.
+        """
+        value = self.values[number]
+        if value.kind == "weight":
+            return value.real
+        if value.kind != "op" or number not in self.fresh:
+            return None
+        if number in self.constants:
+            return self.constants[number]
+        self.constants[number] = None
+        event = self.producer[number]
+        if event.target in NOT_FOLDED or torch.Tag.nondeterministic_seeded in event.target.tags:
+            return None
+        real: dict[int, torch.Tensor] = {}
+        leaves = pytree.tree_leaves((event.args, event.kwargs))
+        if any(isinstance(leaf, SymRef) for leaf in leaves):
+            return None
+        for leaf in leaves:
+            if isinstance(leaf, Ref):
+                data = self.constant(leaf.id)
+                if data is None:
+                    return None
+                real[leaf.id] = data
+        with self.recording_off(), torch._C._DisableTorchDispatch(), torch._C.DisableTorchFunction():
+            args, kwargs = pytree.tree_map_only(Ref, lambda ref: real[ref.id], (event.args, event.kwargs))
+            result = event.target(*args, **kwargs)
+        for output, data in zip(event.outputs, pytree.tree_leaves(result)):
+            if output is not None and isinstance(data, torch.Tensor):
+                self.constants[output] = data
+        return self.constants[number]
+
+    # -- operations
+    def operation(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], compute: Any) -> Any:
+        """Record (or replay) `target(*args, **kwargs)`, where tensors are fakes or weights."""
+        if self.dead:
+            raise PathEnd
+        if self.replaying:
+            event = self.next_known()
+            if not isinstance(event, OpEvent) or event.target is not target:
+                raise refuse("EC120", self.site)
+            self.fresh.update(o for o in event.outputs if o is not None)
+            return event.result
+        if torch.Tag.nondeterministic_seeded in target.tags:
+            raise refuse("EC130", self.site, operator=str(target))
+        plain_args, plain_kwargs = self.plain(args), self.plain(kwargs)
+        fake_args, fake_kwargs = pytree.tree_map_only(
+            torch.Tensor, lambda t: self.values[self.value_of_inner(t)].fake, (args, kwargs)
+        )
+        try:
+            result = compute(*fake_args, **fake_kwargs)
+        except (DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException) as error:
+            raise refuse("EC131", self.site, operator=str(target)) from error
+        outputs: list[int | None] = []
+        for leaf in pytree.tree_leaves(result):
+            if isinstance(leaf, torch.Tensor):
+                known = self.by_fake.get(id(leaf))
+                outputs.append(self.new_value("op", fake=leaf) if known is None else known)
+                self.bind_dims(outputs[-1], leaf)
+            elif as_expr(leaf) is not None:
+                raise refuse("EC131", self.site, operator=str(target))
+            else:
+                outputs.append(None)
+        self.symbols.pending_fresh_unbacked_symbols.clear()
+        event = OpEvent(target, plain_args, plain_kwargs, tuple(outputs), result, self.site)
+        for output in outputs:
+            if output is not None and self.values[output].kind == "op":
+                self.producer.setdefault(output, event)
+                self.fresh.add(output)
+        self.record(event)
+        return result
+
+    def plain(self, tree: Any) -> Any:
+        """`tree` with tensors as Ref and symbolic numbers as SymRef or the number they are known to be."""
+
+        def leaf(value: Any) -> Any:
+            if isinstance(value, torch.Tensor):
+                return Ref(self.value_of_inner(value))
+            expr = as_expr(value)
+            if expr is None:
+                return value
+            if expr.is_number:
+                return int(expr) if isinstance(value, torch.SymInt) else float(expr)
+            return SymRef(expr)
+
+        return pytree.tree_map(leaf, tree)
+
+    def bind_dims(self, number: int, fake: torch.Tensor) -> None:
+        """Remember where the symbols of a data-dependent size can be read."""
+        for axis, size in enumerate(fake.shape):
+            expr = as_expr(size)
+            if isinstance(expr, sympy.Symbol) and expr not in self.symbol_value:
+                self.symbol_value[expr] = ("dim", number, axis)
+
+    @contextlib.contextmanager
+    def active(self) -> Iterator[None]:
+        """The modes under which a path is traced."""
+        fast = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)
+        torch._enable_functionalization(reapply_views=True)
+        try:
+            with torch.no_grad(), self.fake_mode, Recorder(self), Composites(self):
+                yield
+        finally:
+            torch._disable_functionalization()
+            torch.backends.mha.set_fastpath_enabled(fast)
+
+
+NOT_FOLDED = {aten.empty.memory_format, aten.empty_strided.default, aten.empty_like.default}
+IGNORED = {torch.ops.prim.device.default}
+
+
+class Recorder(TorchDispatchMode):
+    """Sees every ATen operation below functionalisation."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        super().__init__()
+        self.tracer = tracer
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        tracer = self.tracer
+        if func in IGNORED or tracer.paused:
+            return func(*args, **kwargs)
+        if func is aten._local_scalar_dense.default:
+            return tracer.item(tracer.value_of_inner(args[0]))
+        if func is aten.equal.default:
+            same = tracer.operation(aten.eq.Tensor, args, {}, aten.eq.Tensor)
+            every = tracer.operation(aten.all.default, (same,), {}, aten.all.default)
+            return tracer.item(tracer.value_of_inner(every))
+        if func is aten.lift_fresh.default:
+            return args[0]
+        if func._schema.is_mutable:
+            raise refuse("EC132", tracer.site, operator=str(func))
+        return tracer.operation(func, args, kwargs, func)
+
+
+class Composites(TorchFunctionMode):
+    """Keeps operations whole that a compiler wants whole (a linear layer, an attention, an LSTM)."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        super().__init__()
+        self.tracer = tracer
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        entry = COMPOSITES.get(func)
+        tracer = self.tracer
+        if entry is None or tracer.paused:
+            return func(*args, **kwargs)
+        call = entry(args, kwargs)
+        if call is None:
+            return func(*args, **kwargs)
+        target, inner_args = call
+        inner_args = pytree.tree_map_only(torch.Tensor, tracer.inner, inner_args)
+
+        def compute(*fakes: Any) -> Any:
+            with tracer.recording_off():
+                return target(*fakes)
+
+        result = tracer.operation(target, inner_args, {}, compute)
+        return pytree.tree_map_only(torch.Tensor, torch._to_functional_tensor, result)
+
+
+def is_compile_error(error: BaseException) -> bool:
+    """Whether `error` is the compiler's own."""
+    return isinstance(error, CompileError)

@@ -1,0 +1,11 @@
+"""Passes: program -> program, each verified.
+
+In: a program. Out: an equivalent one. Never: changes the program it is given.
+"""
+from elastic_compile.passes.pipeline import Pass, run
+from elastic_compile.passes.simplify import Deduplicate, MergeChains, PruneParameters
+
+#: The passes that every compilation runs, in order.
+STANDARD: tuple[Pass, ...] = (MergeChains(), PruneParameters(), Deduplicate())
+
+__all__ = ["STANDARD", "Deduplicate", "MergeChains", "Pass", "PruneParameters", "run"]

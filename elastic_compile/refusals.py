@@ -1,0 +1,104 @@
+"""The catalogue of what the compiler refuses, and why.
+
+In: a stable code and the position in the user's program. Out: a `Refusal` with the reason and what to write instead.
+Never: a refusal whose text is made anywhere else.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from elastic_compile.errors import Refusal
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One kind of refusal: its title, the reason and the rewrite to make."""
+
+    title: str
+    reason: str
+    hint: str
+
+
+CATALOGUE: dict[str, Entry] = {
+    "EC110": Entry(
+        "the program's control flow does not settle",
+        "a loop's state differs at every iteration in a way that cannot be carried as run-time values",
+        "keep what changes per iteration in tensors of fixed shape, or in int and float locals, and nothing else",
+    ),
+    "EC111": Entry(
+        "a Python int or float is needed where the data decides the number",
+        "the number is known only at run time, and Python needs it now (as an index of a Python list, a hash, "
+        "a format or a count)",
+        "index a stacked tensor instead of a list (torch.stack(items)[i]), or compare the number in an if",
+    ),
+    "EC112": Entry(
+        "a complex number is read into Python",
+        "host scalars are bool, int and float",
+        "read .real and .imag separately",
+    ),
+    "EC113": Entry(
+        "a host computation that the runtime does not have: {expression}",
+        "the runtime's scalar operations are a small closed set",
+        "compute it on a tensor, or in two simpler steps",
+    ),
+    "EC120": Entry(
+        "the program is not deterministic",
+        "run twice along the same decisions it executed different operations (it depends on a set's order, the "
+        "clock, Python's random, or state the compiler cannot see)",
+        "make the forward a function of its inputs and of module attributes",
+    ),
+    "EC130": Entry(
+        "a random operation: {operator}",
+        "random draws are not compiled yet",
+        "draw the noise outside and pass it as an input",
+    ),
+    "EC131": Entry(
+        "an operation whose result's size or type only the data decides: {operator}",
+        "the operator has no symbolic shape rule",
+        "use an operation with a static output shape, or torch.nonzero / boolean masks, which have one",
+    ),
+    "EC132": Entry(
+        "an in-place operation that cannot be made functional: {operator}",
+        "the mutated tensor is not visible to the compiler as data",
+        "use the out-of-place form",
+    ),
+    "EC140": Entry(
+        "an output that cannot be represented: {kind}",
+        "a bundle returns tensors, numbers, strings, None, and tuples, lists, dicts, namedtuples and dataclasses of them",
+        "return one of those",
+    ),
+    "EC141": Entry(
+        "text that depends on data leaves the program",
+        "the runtime does not format strings",
+        "return the number itself and format it in the application",
+    ),
+    "EC150": Entry(
+        "module state is written in forward: {name}",
+        "state that survives the call is not compiled yet",
+        "return the new state and pass it back in with the next call",
+    ),
+    "EC151": Entry(
+        "an argument is changed in place: {name}",
+        "the caller of a bundle does not see its arguments change",
+        "clone the argument first, or return the changed tensor",
+    ),
+    "EC160": Entry(
+        "an input that cannot be represented: {kind} at {name}",
+        "inputs are tensors, numbers, strings, None, and tuples, lists, dicts, namedtuples and dataclasses of them",
+        "pass one of those",
+    ),
+}
+
+
+def refuse(code: str, site: Any = None, **fields: Any) -> Refusal:
+    """The refusal `code` at `site` (anything with file, line, column, end_column, text), to be raised."""
+    entry = CATALOGUE[code]
+    position: dict[str, Any] = {}
+    if site is not None:
+        width = site.end_column - site.column if site.end_line == site.line else len(site.text) - site.column
+        position = {
+            "file": site.file, "line": site.line, "column": site.column, "width": width,
+            "source": site.text.splitlines()[0] if site.text else "",
+        }
+    return Refusal(entry.title.format(**fields), code=code, reason=entry.reason, hint=entry.hint, **position)

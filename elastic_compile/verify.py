@@ -1,0 +1,208 @@
+"""The correctness gate: what was compiled is compared with eager PyTorch before anyone gets it.
+
+In: the user's function, its example calls, and the compiled program.
+Out: the program, with reference calls recorded by eager PyTorch and the paths that the runtime took on them.
+Never: loosens a tolerance. Floats: rtol 1e-3, atol 1e-4 (float16: 1e-2); everything else exactly equal.
+"""
+from __future__ import annotations
+
+import copy
+import dataclasses
+import tempfile
+from collections import deque
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Sequence
+
+import numpy as np
+import torch
+
+import elastic_runtime as er
+from elastic_compile.capture.signature import CallShape
+from elastic_compile.capture.structure import take_apart, to_schema
+from elastic_compile.errors import VerificationError
+from elastic_compile.program.export import run_eager
+from elastic_compile.program.ir import Program, jumps
+from elastic_runtime import schema
+
+if TYPE_CHECKING:
+    from elastic_compile.api import CompiledProgram
+
+RTOL, ATOL = 1e-3, 1e-4
+RUNS_PER_BLOCK = 2
+
+
+def reference_calls(
+    function: Any, shapes: Sequence[CallShape]
+) -> tuple[schema.Reference, dict[str, np.ndarray]]:
+    """Run every example call in eager PyTorch and record what it gives."""
+    tensors: dict[str, np.ndarray] = {}
+    calls: list[schema.ReferenceCall] = []
+
+    def store(array: np.ndarray) -> str:
+        name = f"t{len(tensors)}"
+        tensors[name] = np.ascontiguousarray(array)
+        return name
+
+    for entry, shape in enumerate(shapes):
+        for one in shape.calls:
+            leaves = shape.leaves_of(one)
+            inputs = tuple(store(_array(leaf)) for leaf in leaves)
+            args, kwargs = shape.arguments([_fresh(leaf) for leaf in leaves])
+            outputs: list[str] = []
+            try:
+                with torch.no_grad():
+                    result = function(*args, **kwargs)
+            except Exception as error:
+                calls.append(schema.ReferenceCall(
+                    entry=entry, inputs=inputs, outputs=(), result=schema.ConstLeaf(v=None),
+                    raises=type(error).__name__,
+                ))
+                continue
+            tree = _result_tree(result, outputs, store)
+            calls.append(schema.ReferenceCall(entry=entry, inputs=inputs, outputs=tuple(outputs), result=tree))
+    return schema.Reference(tensors="reference.safetensors", calls=tuple(calls), rtol=RTOL, atol=ATOL), tensors
+
+
+def verify_compiled(result: CompiledProgram, native: bool) -> CompiledProgram:
+    """Load the program as an application would, replay the reference calls, and run every block with both outcomes
+    of every branch against eager PyTorch.
+
+    Raises VerificationError naming the first difference.
+    """
+    with tempfile.TemporaryDirectory(prefix="elastic-verify-") as directory:
+        path = Path(directory) / "verify.elastic"
+        result.save(path)
+        model = er.load(path, allow_native=native)
+        calls = []
+        for number, call in enumerate(result.reference.calls):
+            model.reset()
+            try:
+                er.reference.replay(model, dataclasses_replace(result.reference, (call,)), result.reference_tensors)
+            except er.SelfTestFailed as error:
+                raise VerificationError(
+                    f"the compiled program differs from eager PyTorch on example call {number}", reason=str(error),
+                    hint="this is a defect of the compiler or of the backend; compile with dump_dir= and report it",
+                ) from error
+            calls.append(_with_path(call, model.last_path))
+        check_blocks(result.source, result.program, model, result.reference, result.reference_tensors)
+    return dataclasses.replace(result, reference=dataclasses_replace(result.reference, tuple(calls)))
+
+
+def check_blocks(
+    source: Program, program: schema.Program, model: Any, reference: schema.Reference,
+    tensors: dict[str, np.ndarray],
+) -> set[int]:
+    """Run every block reachable by forcing branch outcomes, and compare each region in it with the captured
+    operations run by PyTorch on the same data. Returns the blocks that were run."""
+    queue: deque[tuple[int, tuple[Any, ...]]] = deque()
+    for call in reference.calls:
+        entry = program.entries[call.entry]
+        kinds = [program.values[v] for v in entry.inputs]
+        queue.append((entry.block, tuple(
+            tensors[name].item() if isinstance(kind, schema.ScalarType) else tensors[name]
+            for name, kind in zip(call.inputs, kinds)
+        )))
+    visits: dict[int, int] = {}
+    while queue:
+        number, args = queue.popleft()
+        if visits.get(number, 0) >= RUNS_PER_BLOCK:
+            continue
+        visits[number] = visits.get(number, 0) + 1
+        try:
+            ran = model.run_block(number, args)
+        except er.ElasticRuntimeError:
+            if _eager_block_fails(source, program, number, args):
+                continue
+            raise
+        block = program.blocks[number]
+        for index, step in enumerate(block.steps):
+            if isinstance(step, schema.RegionStep):
+                _check_region(source, number, index, step, ran.values)
+        for jump in jumps(block.terminator):
+            queue.append((jump.block, tuple(ran.values[v] for v in jump.args)))
+    return set(visits)
+
+
+def _check_region(source: Program, block: int, index: int, step: schema.RegionStep, values: dict[int, Any]) -> None:
+    graph = source.graphs[step.region]
+    inputs = [torch.from_numpy(np.array(values[v])) for v in step.inputs]
+    expected = run_eager(source, graph, inputs)
+    for value, wanted in zip(step.outputs, expected):
+        given, wanted_array = np.asarray(values[value]), _array(wanted)
+        if not same(given, wanted_array):
+            raise VerificationError(
+                f"region {step.region} in block {block} differs from eager PyTorch",
+                reason=difference(given, wanted_array),
+                hint="this is a defect of the backend; compile with dump_dir= and report it",
+            )
+
+
+def _eager_block_fails(source: Program, program: schema.Program, number: int, args: tuple[Any, ...]) -> bool:
+    """Whether PyTorch cannot run the block on this data either (a forced branch whose data would never take it)."""
+    values = dict(zip(program.blocks[number].params, args))
+    for step in program.blocks[number].steps:
+        if not isinstance(step, schema.RegionStep):
+            return True
+        try:
+            inputs = [torch.from_numpy(np.array(values[v])) for v in step.inputs]
+            outputs = run_eager(source, source.graphs[step.region], inputs)
+        except (RuntimeError, IndexError, KeyError):
+            return True
+        values.update(zip(step.outputs, map(_array, outputs)))
+    return False
+
+
+def same(given: np.ndarray, expected: np.ndarray) -> bool:
+    """Equal in dtype and shape, and in data: floats within the tolerances, everything else exactly."""
+    if given.dtype != expected.dtype or given.shape != expected.shape:
+        return False
+    if given.dtype.kind in "fc":
+        loose = 10 if given.dtype == np.float16 else 1
+        return bool(np.allclose(given, expected, rtol=RTOL * loose, atol=ATOL * loose, equal_nan=True))
+    return bool(np.array_equal(given, expected))
+
+
+def difference(given: np.ndarray, expected: np.ndarray) -> str:
+    """How two arrays differ, for a message."""
+    if given.dtype != expected.dtype or given.shape != expected.shape:
+        return f"got {given.dtype}{list(given.shape)}, expected {expected.dtype}{list(expected.shape)}"
+    if given.dtype.kind in "fc":
+        gap = np.abs(given - expected)
+        where = np.unravel_index(int(np.nanargmax(gap)), gap.shape) if gap.size else ()
+        return f"largest difference {np.nanmax(gap):.3g} at {[int(i) for i in where]}, of values up to " \
+               f"{np.nanmax(np.abs(expected)):.3g}"
+    return f"{int(np.sum(given != expected))} of {given.size} elements differ"
+
+
+def dataclasses_replace(reference: schema.Reference, calls: tuple[schema.ReferenceCall, ...]) -> schema.Reference:
+    """The reference with other calls."""
+    return schema.Reference(tensors=reference.tensors, calls=calls, rtol=reference.rtol, atol=reference.atol)
+
+
+def _with_path(call: schema.ReferenceCall, path: Sequence[int]) -> schema.ReferenceCall:
+    return schema.ReferenceCall(
+        entry=call.entry, inputs=call.inputs, outputs=call.outputs, result=call.result, path=tuple(path),
+        raises=call.raises,
+    )
+
+
+def _fresh(leaf: Any) -> Any:
+    return leaf.detach().clone() if isinstance(leaf, torch.Tensor) else copy.deepcopy(leaf)
+
+
+def _array(leaf: Any) -> np.ndarray:
+    if isinstance(leaf, torch.Tensor):
+        return leaf.detach().cpu().numpy()
+    return np.asarray(leaf)
+
+
+def _result_tree(value: Any, outputs: list[str], store: Any) -> schema.Tree:
+    """The structure of an eager result, with its tensors and numbers stored."""
+
+    def leaf(item: Any) -> schema.Tree | None:
+        if isinstance(item, torch.Tensor) or type(item) in (bool, int, float):
+            outputs.append(store(_array(item)))
+            return schema.ValueLeaf(id=len(outputs) - 1)
+        return None
+
+    return to_schema(take_apart(value, lambda item: item), leaf)
