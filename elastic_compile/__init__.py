@@ -7,8 +7,9 @@
 In: an `nn.Module` whose Python may decide per input what to compute. Out: a bundle that `elastic_runtime` executes
 without torch. Never: a program that silently differs from the module.
 """
-from elastic_compile.api import CompiledProgram, compile
-from elastic_compile.capture.signature import call
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from elastic_compile.errors import (
     BackendError,
     BackendUnavailable,
@@ -20,7 +21,24 @@ from elastic_compile.errors import (
     VerificationError,
 )
 
+if TYPE_CHECKING:
+    from elastic_compile.api import CompiledProgram, compile
+    from elastic_compile.capture.signature import call
+
 __all__ = [
     "BackendError", "BackendUnavailable", "CompileError", "CompiledProgram", "ExampleError", "InternalError",
     "Refusal", "TrainingModeError", "VerificationError", "call", "compile",
 ]
+
+_NEED_TORCH = {
+    "CompiledProgram": "elastic_compile.api", "compile": "elastic_compile.api",
+    "call": "elastic_compile.capture.signature",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs torch when it is first asked for: looking at a bundle does not wait for torch."""
+    if name not in _NEED_TORCH:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(_NEED_TORCH[name]), name)
+    return value
