@@ -19,10 +19,9 @@ import torch
 
 from elastic_compile import backends, bundle, dump
 from elastic_compile.bundle.provenance import collect
-from elastic_compile.capture.build import EntryPlan, build
-from elastic_compile.capture.explore import explore
-from elastic_compile.capture.hooks import Hooks
-from elastic_compile.capture.signature import CallShape, normalise, shapes
+from elastic_compile.capture.build import build
+from elastic_compile.capture.explore import EntryInput, explore
+from elastic_compile.capture.signature import normalise, shapes
 from elastic_compile.errors import ExampleError, TrainingModeError
 from elastic_compile.inspect import render_text
 from elastic_compile.passes import STANDARD, run
@@ -91,7 +90,14 @@ def compile(
     _check_mode(module)
     entry_shapes = shapes(function, calls)
     with _evaluation(module):
-        program, hooks = _capture(title, module_or_bound_method, function, module, entry_shapes, report)
+        exploration = explore(
+            module_or_bound_method,
+            [EntryInput(shape.leaves, shape.arguments) for shape in entry_shapes],
+            [*([("self", module)] if module is not None else []), ("", function)],
+            lambda segments: report("capture", segments, None),
+        )
+        hooks = exploration.hooks
+        program = build(title, exploration, [shape.params for shape in entry_shapes])
         stages = dump.Stages(dump_dir)
         stages.rewritten(hooks)
         stages.program("captured", program)
@@ -112,7 +118,7 @@ def compile(
             program=made.program, backend=backend, files=made.files, weights=made.weights, reference=reference,
             reference_tensors=tensors, source=program,
             provenance=collect(
-                [template.source for one in hooks for template in one.templates], {"backend": backend}),
+                [template.source for template in hooks.templates], {"backend": backend}),
         )
         report("verify", 0, None)
         return verify_compiled(result, native=engine.native)
@@ -191,22 +197,6 @@ def _compact_values(program: schema.Program) -> schema.Program:
         regions=program.regions, modes=program.modes, initial=program.initial, sources=program.sources,
         host_ops=program.host_ops,
     )
-
-
-def _capture(
-    title: str, target: Any, function: Any, module: Any, entry_shapes: Sequence[CallShape], report: Progress
-) -> tuple[Program, list[Hooks]]:
-    plans, hooks = [], []
-    for number, shape in enumerate(entry_shapes):
-        roots = [("self", module)] if module is not None else []
-        roots.append(("", function))
-        exploration = explore(
-            target if isinstance(target, torch.nn.Module) else function, shape.arguments, list(shape.leaves), roots,
-            lambda segments: report("capture", segments, None),
-        )
-        plans.append(EntryPlan("call" if not number else f"call{number}", exploration, shape.params))
-        hooks.append(exploration.hooks)
-    return build(title, plans), hooks
 
 
 def _target(target: Any) -> tuple[torch.nn.Module | None, Callable[..., Any]]:

@@ -33,14 +33,14 @@ class Stages:
         partial.write_bytes(text if isinstance(text, bytes) else text.encode())
         partial.replace(path)
 
-    def rewritten(self, hooks: Sequence[Any]) -> None:
+    def rewritten(self, hooks: Any) -> None:
         """The source of every rewritten function, and why others run as they are."""
         if self.directory is None:
             return
-        seen = dict.fromkeys(template.source for one in hooks for template in one.templates)
+        seen = dict.fromkeys(template.source for template in hooks.templates)
         self.write("rewritten.py", "\n\n".join(seen) + "\n")
-        native = {name: why for one in hooks for name, why in one.unrewritten.items()}
-        self.write("not-rewritten.txt", "".join(f"{name}: {why}\n" for name, why in sorted(native.items())))
+        self.write("not-rewritten.txt", "".join(
+            f"{name}: {why}\n" for name, why in sorted(hooks.unrewritten.items())))
 
     def program(self, name: str, program: Program) -> None:
         if self.directory is not None:

@@ -78,6 +78,11 @@ CATALOGUE: dict[str, Entry] = {
         "state that survives the call is not compiled yet",
         "return the new state and pass it back in with the next call",
     ),
+    "EC152": Entry(
+        "state that grows from call to call",
+        "a tensor kept between two calls has a size that only the data decides",
+        "keep the state in a buffer of fixed size, and its used length in an int",
+    ),
     "EC151": Entry(
         "an argument is changed in place: {name}",
         "the caller of a bundle does not see its arguments change",

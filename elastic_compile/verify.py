@@ -75,7 +75,6 @@ def verify_compiled(result: CompiledProgram, native: bool) -> CompiledProgram:
         model = er.load(path, allow_native=native)
         calls = []
         for number, call in enumerate(result.reference.calls):
-            model.reset()
             try:
                 er.reference.replay(model, dataclasses_replace(result.reference, (call,)), result.reference_tensors)
             except er.SelfTestFailed as error:

@@ -1,11 +1,10 @@
 """From the explored segments to a program of basic blocks and regions.
 
-In: explorations (one per entry). Out: a verified `Program`, one block per segment, dead operations gone.
+In: an exploration. Out: a verified `Program`, one block per segment, dead operations gone.
 Never: reorders anything with an effect; the operations left are functional.
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Sequence
 
 import networkx as nx
@@ -13,12 +12,13 @@ import sympy
 import torch
 import torch.utils._pytree as pytree
 
-from elastic_compile.capture.explore import Exploration
+from elastic_compile.capture.explore import Exploration, Root
 from elastic_compile.capture.liveness import Liveness
 from elastic_compile.capture.scalars import steps_for
 from elastic_compile.capture.structure import to_schema
 from elastic_compile.capture.symbols import as_expr
 from elastic_compile.capture.tracer import (
+    CarryEvent,
     Decision,
     End,
     Goto,
@@ -40,23 +40,15 @@ DTYPES = {
 }
 
 
-@dataclass(frozen=True)
-class EntryPlan:
-    """One way to call the program: its exploration, and its signature over the exploration's input numbers."""
-
-    name: str
-    exploration: Exploration
-    params: tuple[schema.Parameter, ...]
-
-
-def build(name: str, plans: Sequence[EntryPlan]) -> Program:
-    """The program of all entries, in order."""
-    return Builder(name).build(plans)
+def build(name: str, exploration: Exploration, params: Sequence[tuple[schema.Parameter, ...]]) -> Program:
+    """The program of an exploration. `params`: each entry's signature, its value leaves counting its inputs."""
+    return Builder(name, exploration).build(params)
 
 
 class Builder:
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, exploration: Exploration) -> None:
         self.name = name
+        self.exploration = exploration
         self.values: list[schema.ValueType] = []
         self.fakes: dict[int, torch.Tensor] = {}
         self.blocks: list[schema.Block | None] = []
@@ -66,9 +58,22 @@ class Builder:
         self.sources: dict[schema.Source, int] = {}
         self.entries: list[schema.Entry] = []
 
-    def build(self, plans: Sequence[EntryPlan]) -> Program:
-        for plan in plans:
-            self.entry(plan)
+    def build(self, params: Sequence[tuple[schema.Parameter, ...]]) -> Program:
+        exploration = self.exploration
+        modes = []
+        for number, mode in enumerate(exploration.modes):
+            first = len(self.entries)
+            for root in exploration.roots:
+                if root.mode == number:
+                    self.entry(root, params[root.entry])
+            modes.append(schema.Mode(
+                entries=tuple(range(first, len(self.entries))), state=tuple(self.kind(v) for v in mode.values)))
+        initial = []
+        for value in exploration.initial:
+            known = isinstance(value, torch.Tensor)
+            real = value if known else torch.tensor(value, dtype=torch.int64 if type(value) is int else torch.float64)
+            name = exploration.tracer.values[exploration.tracer.weight(value)].name if known else "state"
+            initial.append(self.weight_name(real, name or "state"))
         return verify(Program(
             name=self.name,
             values=tuple(self.values),
@@ -77,32 +82,38 @@ class Builder:
             entries=tuple(self.entries),
             graphs=tuple(self.graphs),
             weights=dict(self.weights),
-            modes=(schema.Mode(entries=tuple(range(len(self.entries)))),),
+            modes=tuple(modes),
+            initial=tuple(initial),
             sources=tuple(self.sources),
         ))
 
-    def entry(self, plan: EntryPlan) -> None:
-        tracer = plan.exploration.tracer
-        live = Liveness(plan.exploration.root, tracer)
-        order = list(nx.dfs_preorder_nodes(live.graph, plan.exploration.root))
+    def kind(self, value: int) -> schema.ValueType:
+        """The type of a traced value."""
+        described = self.exploration.tracer.values[value]
+        return tensor_type(described.fake) if described.fake is not None else schema.ScalarType(kind=described.python)
+
+    def entry(self, root: Root, params: tuple[schema.Parameter, ...]) -> None:
+        tracer = self.exploration.tracer
+        live = Liveness(root.segment, tracer)
+        order = list(nx.dfs_preorder_nodes(live.graph, root.segment))
         first = len(self.blocks)
         numbers = {segment: first + i for i, segment in enumerate(order)}
         self.blocks.extend([None] * len(order))
         emitters = {segment: BlockEmitter(self, live, segment, numbers) for segment in order}
-        root = emitters[plan.exploration.root]
-        root.params = list(plan.exploration.inputs)
+        emitters[root.segment].params = list(root.inputs)
         for segment in order:
             self.blocks[numbers[segment]] = emitters[segment].emit(emitters)
-        mapping = dict(zip(plan.exploration.inputs, self.blocks[first].params))
+        inputs = root.inputs[: len(root.inputs) - len(self.exploration.modes[root.mode].values)]
+        mapping = dict(zip(inputs, self.blocks[first].params))
         self.entries.append(schema.Entry(
-            name=plan.name,
+            name=f"call{root.entry or ''}" + (f".{root.mode}" if root.mode else ""),
             params=tuple(
-                schema.Parameter(name=p.name, kind=p.kind, default=p.default,
-                                 tree=_renumber(p.tree, plan.exploration.inputs, mapping))
-                for p in plan.params
+                schema.Parameter(
+                    name=p.name, kind=p.kind, default=p.default, tree=_renumber(p.tree, inputs, mapping))
+                for p in params
             ),
             block=first,
-            inputs=tuple(mapping[i] for i in plan.exploration.inputs),
+            inputs=tuple(mapping[i] for i in inputs),
         ))
 
     def new_value(self, kind: schema.ValueType, fake: torch.Tensor | None = None) -> int:
@@ -182,14 +193,8 @@ class BlockEmitter:
     def declare(self, value: int) -> int:
         described = self.tracer.values[value]
         if described.fake is not None:
-            return self.builder.new_value(self.tensor_type(described.fake), described.fake)
+            return self.builder.new_value(tensor_type(described.fake), described.fake)
         return self.builder.new_value(schema.ScalarType(kind=described.python))
-
-    def tensor_type(self, fake: torch.Tensor) -> schema.TensorType:
-        return schema.TensorType(
-            dtype=DTYPES[fake.dtype],
-            shape=tuple(size if as_expr(size) is None else _dim_name(as_expr(size)) for size in fake.shape),
-        )
 
     # -- levels: a region may start when the host scalars that it takes are known
     def event_level(self, event: Any) -> int:
@@ -208,7 +213,13 @@ class BlockEmitter:
         for event in events:
             self.local[event.output] = self.declare(event.output)
             source = self.builder.source(event.site)
-            if isinstance(event, ItemEvent):
+            if isinstance(event, CarryEvent):
+                kind = "int" if self.tracer.values[event.output].fake.dtype == torch.int64 else "float"
+                self.steps.append(schema.ScalarStep(
+                    op=f"tensor_{kind}", inputs=(self.expression(event.expr, kind, source),),
+                    outputs=(self.local[event.output],), source=source,
+                ))
+            elif isinstance(event, ItemEvent):
                 self.steps.append(schema.ScalarStep(
                     op="item", inputs=(self.local[event.tensor],), outputs=(self.local[event.output],), source=source,
                 ))
@@ -251,7 +262,7 @@ class BlockEmitter:
             if described.kind == "weight":
                 return Weight(self.builder.weight_name(described.real, described.name))
             if value not in inner:
-                inner[value] = self.builder.new_value(self.tensor_type(described.fake), described.fake)
+                inner[value] = self.builder.new_value(tensor_type(described.fake), described.fake)
                 inputs[value] = inner[value]
             return Use(inner[value])
 
@@ -266,9 +277,9 @@ class BlockEmitter:
             kind = self.builder.values[scalar].kind
             fake = self.tracer.fake_mode.from_tensor(
                 torch.zeros((), dtype=torch.int64 if kind == "int" else torch.float64), static_shapes=True)
-            carried = self.builder.new_value(self.tensor_type(fake), fake)
+            carried = self.builder.new_value(tensor_type(fake), fake)
             self.steps.append(schema.ScalarStep(op=f"tensor_{kind}", inputs=(scalar,), outputs=(carried,)))
-            entered = self.builder.new_value(self.tensor_type(fake), fake)
+            entered = self.builder.new_value(tensor_type(fake), fake)
             inputs[("carried", carried)] = entered  # type: ignore[index]
             symbols[symbol] = (entered, None)
 
@@ -289,12 +300,12 @@ class BlockEmitter:
                     outputs.append(None)
                     continue
                 described = self.tracer.values[output]
-                inner[output] = self.builder.new_value(self.tensor_type(described.fake), described.fake)
+                inner[output] = self.builder.new_value(tensor_type(described.fake), described.fake)
                 outputs.append(inner[output])
             ops.append(Op(event.target, args, kwargs, tuple(outputs), self.builder.source(event.site)))
         for value in clones:
             described = self.tracer.values[value]
-            made = self.builder.new_value(self.tensor_type(described.fake), described.fake)
+            made = self.builder.new_value(tensor_type(described.fake), described.fake)
             ops.append(Op(torch.ops.aten.clone.default, (use(value),), {}, (made,)))
             inner[("leaving", value)] = made  # type: ignore[index]
         outputs_inner: list[int] = []
@@ -356,8 +367,10 @@ class BlockEmitter:
             )
             return schema.Branch(cond=cond, then=then, orelse=orelse, source=source)
         if isinstance(end, Raised):
-            return schema.Raise(type=end.type, message=end.message, source=source)
-        return schema.Return(tree=self.tree(end.tree, source), source=source)
+            carry = tuple(self.local[v] for v in end.carry)
+            return schema.Raise(type=end.type, message=end.message, mode=end.mode, carry=carry, source=source)
+        return schema.Return(
+            tree=self.tree(end.tree, source), mode=end.mode, carry=tuple(self.local[v] for v in end.carry), source=source)
 
     def tree(self, tree: Any, source: int) -> schema.Tree:
         def leaf(item: Any) -> schema.Tree | None:
@@ -368,6 +381,14 @@ class BlockEmitter:
             return None
 
         return to_schema(tree, leaf)
+
+
+def tensor_type(fake: torch.Tensor) -> schema.TensorType:
+    """The type of a traced tensor; symbolic sizes by name."""
+    return schema.TensorType(
+        dtype=DTYPES[fake.dtype],
+        shape=tuple(size if as_expr(size) is None else _dim_name(as_expr(size)) for size in fake.shape),
+    )
 
 
 def readable(label: str) -> str:

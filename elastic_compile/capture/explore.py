@@ -10,17 +10,18 @@ run-time scalars.
 """
 from __future__ import annotations
 
+import copy
 import ctypes
 import sys
 import types
 from dataclasses import dataclass
-from typing import Any, Callable
+from typing import Any, Callable, Sequence
 
 import torch
 
 from elastic_compile.capture.hooks import DATA_TEXT, Call, Hooks
 from elastic_compile.capture.liveness import Liveness
-from elastic_compile.capture.state import Heap, State, Walker
+from elastic_compile.capture.state import Heap, State, Walker, content_of, put_back
 from elastic_compile.capture.structure import take_apart
 from elastic_compile.capture.symbols import as_expr
 from elastic_compile.capture.tracer import (
@@ -37,10 +38,11 @@ from elastic_compile.capture.tracer import (
     SymRef,
     Tracer,
 )
-from elastic_compile.errors import CompileError, InternalError
+from elastic_compile.errors import CompileError, InternalError, Refusal
 from elastic_compile.refusals import refuse
 
 MAX_SEGMENTS = 20_000
+MAX_MODES = 16
 
 
 class Redo(BaseException):
@@ -48,41 +50,104 @@ class Redo(BaseException):
 
 
 @dataclass(frozen=True)
-class Exploration:
-    """Everything reachable from one entry: the root segment, the value numbers of the flat inputs, and names."""
+class EntryInput:
+    """One way of calling the function: example leaves (tensors, or Python numbers that vary from call to call), and
+    what builds fresh arguments from stand-ins for them."""
 
-    root: Segment
+    leaves: tuple[torch.Tensor | int | float, ...]
+    arguments: Callable[[Sequence[Any]], tuple[tuple[Any, ...], dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Root:
+    """Where the program begins for entry `entry` called in mode `mode`: its first segment and its parameters."""
+
+    entry: int
+    mode: int
+    segment: Segment
     inputs: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ModeState:
+    """The state that one call leaves to the next: what changed in objects that exist before the call.
+
+    `key` is its static part; `content` the changed objects' content with `StateHole`s for run-time values;
+    `values` the values that stand for them, the parameters of every root of the mode.
+    """
+
+    key: Any
+    content: tuple[tuple[int, Any], ...]
+    values: tuple[int, ...]
+    tensors: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class StateHole:
+    """The place of run-time state value `index` in saved content."""
+
+    index: int
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return memo.get(("hole", self.index), self)
+
+
+@dataclass(frozen=True)
+class Exploration:
+    """Everything reachable: roots (per mode and entry), modes, and the initial values of mode 0's state."""
+
+    roots: tuple[Root, ...]
+    modes: tuple[ModeState, ...]
+    initial: tuple[Any, ...]
     tracer: Tracer
     hooks: Hooks
 
 
-@dataclass(frozen=True)
-class InputLeaf:
-    """A place in the arguments for run-time input number `index`."""
-
-    index: int
-
-
 def explore(
     function: Callable[..., Any],
-    arguments: Callable[[list[Any]], tuple[tuple[Any, ...], dict[str, Any]]],
-    inputs: list[torch.Tensor | int | float],
+    entries: Sequence[EntryInput],
     roots: list[tuple[str, Any]],
     progress: Callable[[int], None] | None = None,
 ) -> Exploration:
-    """Trace `function` on every path.
+    """Trace `function` on every path of every entry, in every static state that a call can leave behind.
 
-    `inputs`: example leaves (tensors, or Python numbers that vary from call to call); `arguments(leaves)` builds
-    fresh arguments from stand-ins for them; `roots`: named objects whose state the function can reach.
+    `roots`: named objects whose state the function can reach (the module, the function with its closure).
     """
-    return Explorer(function, arguments, inputs, roots, progress).run()
+    state_tensors: frozenset[int] = frozenset()
+    state_numbers: frozenset[Any] = frozenset()
+    pinned: frozenset[Any] = frozenset()
+    while True:
+        explorer = Explorer(function, entries, roots, state_tensors, state_numbers - pinned, progress)
+        try:
+            return explorer.run()
+        except MoreState as found:
+            state_tensors |= found.tensors
+            state_numbers |= found.numbers
+        except Refusal:
+            if not state_numbers - pinned:
+                raise
+            pinned = state_numbers
+
+
+class MoreState(Exception):
+    """A call changes module state that was taken for constant: explore anew with it as run-time state."""
+
+    def __init__(self, tensors: frozenset[int] = frozenset(), numbers: frozenset[Any] = frozenset()) -> None:
+        super().__init__("more state")
+        self.tensors = tensors
+        self.numbers = numbers
 
 
 class Explorer:
-    def __init__(self, function: Any, arguments: Any, inputs: list[Any], roots: Any, progress: Any) -> None:
+    """One exploration. `state_tensors`: ids of tensors that are state from the start; `state_numbers`: (heap object,
+    key) of Python numbers that are."""
+
+    def __init__(
+        self, function: Any, entries: Sequence[EntryInput], roots: Any, state_tensors: frozenset[int],
+        state_numbers: frozenset[Any], progress: Any,
+    ) -> None:
         self.function = function
-        self.arguments = arguments
+        self.entries = entries
         self.progress = progress
         self.tracer = Tracer()
         self.hooks = Hooks(self.tracer)
@@ -91,57 +156,91 @@ class Explorer:
         self.joins: dict[Any, Segment] = {}
         self.widened: dict[Any, frozenset[Any]] = {}
         self.unjoined: set[Any] = set()
-        self.stand_ins: list[Any] = []
-        self.input_values: list[int] = []
-        for i, leaf in enumerate(inputs):
-            self.add_input(i, leaf)
         self.wrappers: dict[int, torch.Tensor] = {}
+        self.fakes: dict[int, torch.Tensor] = {}
+        self.stand_ins = [[self.stand_in(leaf) for leaf in entry.leaves] for entry in entries]
+        self.roots: list[Root] = []
+        self.initial: list[Any] = []
+        self.state_symbols: dict[Any, Any] = {}
+        self.mode_symbols: dict[int, Any] = {}
+        self.modes = [self.first_mode(state_tensors, state_numbers)]
 
-    def add_input(self, index: int, leaf: Any) -> None:
+    def stand_in(self, leaf: Any) -> tuple[int, Any]:
+        """The value of a run-time input, and what stands for it in the running program."""
         tracer = self.tracer
         if isinstance(leaf, torch.Tensor):
             fake = tracer.fake_mode.from_tensor(leaf.detach(), static_shapes=True)
-            self.stand_ins.append(fake)
-            self.input_values.append(tracer.new_value("input", fake=fake, name=f"input{index}"))
-        else:
-            number, symbolic = tracer.scalar("float" if isinstance(leaf, float) else "int")
-            self.stand_ins.append(symbolic)
-            self.input_values.append(number)
+            return tracer.new_value("input", fake=fake), fake
+        return tracer.scalar("float" if isinstance(leaf, float) else "int")
+
+    def first_mode(self, state_tensors: frozenset[int], state_numbers: frozenset[Any]) -> ModeState:
+        """Mode 0: nothing has changed; tensors and numbers known to be state are parameters."""
+        values: list[int] = []
+        tensors: list[tuple[int, int]] = []
+        for ident in sorted(state_tensors, key=lambda i: list(self.heap.tensors).index(i)):
+            real = self.heap.tensors[ident]
+            number, fake = self.stand_in(real)
+            tensors.append((ident, number))
+            values.append(number)
+            self.initial.append(real)
+        content: list[tuple[int, Any]] = []
+        for owner, key in sorted(state_numbers, key=repr):
+            original = self.heap.objects[owner][key]
+            number, symbolic = self.stand_in(original)
+            self.state_symbols[(owner, key)] = symbolic
+            content.append((owner, (key, symbolic)))
+            values.append(number)
+            self.initial.append(original)
+        return ModeState((), tuple(content), tuple(values), tuple(tensors))
 
     # -- the loop over paths
     def run(self) -> Exploration:
         tracer = self.tracer
         try:
             while True:
-                root = tracer.new_segment(None)
-                tracer.pending.append(root)
-                while tracer.pending:
-                    if len(tracer.segments) > MAX_SEGMENTS:
-                        raise refuse("EC110", tracer.site)
-                    self.path(tracer.pending.pop())
-                    if self.progress:
-                        self.progress(len(tracer.segments))
-                unaccounted = Liveness(root, tracer).unaccounted
+                self.roots = []
+                explored = 0
+                for entry in range(len(self.entries)):
+                    self.add_root(entry, 0)
+                while explored < len(self.roots):
+                    root = self.roots[explored]
+                    explored += 1
+                    tracer.pending.append(root.segment)
+                    while tracer.pending:
+                        if len(tracer.segments) > MAX_SEGMENTS:
+                            raise refuse("EC110", tracer.site)
+                        self.path(tracer.pending.pop())
+                        if self.progress:
+                            self.progress(len(tracer.segments))
+                unaccounted = {p for root in self.roots for p in Liveness(root.segment, tracer).unaccounted}
                 if not unaccounted:
-                    return Exploration(root, tuple(self.input_values), tracer, self.hooks)
+                    return Exploration(
+                        tuple(self.roots), tuple(self.modes), tuple(self.initial), tracer, self.hooks)
                 self.unjoined.update(unaccounted)
                 self.joins.clear()
+                del self.modes[1:]
         finally:
             self.heap.uninstall()
+
+    def add_root(self, entry: int, mode: int) -> None:
+        inputs = (*(number for number, _ in self.stand_ins[entry]), *self.modes[mode].values)
+        self.roots.append(Root(entry, mode, self.tracer.new_segment(None), inputs))
 
     def path(self, target: Segment) -> None:
         """Run the program once, to the end of the path that leads through `target`."""
         tracer = self.tracer
         tracer.begin(target)
+        root = next(r for r in self.roots if r.segment is tracer.path[0])
+        self.root = root
         self.hooks.stack.clear()
-        self.install()
         try:
+            self.install(self.modes[root.mode])
             with tracer.active():
                 leaves = [
-                    torch._to_functional_tensor(leaf) if isinstance(leaf, torch.Tensor) else leaf
-                    for leaf in self.stand_ins
+                    torch._to_functional_tensor(one) if isinstance(one, torch.Tensor) else one
+                    for _, one in self.stand_ins[root.entry]
                 ]
-                args, kwargs = self.arguments(leaves)
+                args, kwargs = self.entries[root.entry].arguments(leaves)
                 self.argument_heap = Heap([(f"arguments{k}", v) for k, v in _named(args, kwargs)])
                 self.input_wrappers = leaves
                 self.call(args, kwargs)
@@ -156,59 +255,89 @@ class Explorer:
             result = self.hooks.invoke(None, sys._getframe(), self.function, args, kwargs)
             if tracer.dead:
                 return
-            self.check_state()
+            self.check_arguments()
             tree = self.result(result)
+            tracer.finish(End(tree, tracer.site, *self.exit_state()))
         except PathEnd:
             return
-        except (CompileError, RecursionError):
+        except (CompileError, RecursionError, MoreState):
             raise
         except Exception as error:
             if tracer.dead:
                 return
+            if _is_own(error):
+                raise InternalError(f"the capture failed: {type(error).__name__}: {_first_line(error)}") from error
             if _is_limit_of_tracing(error):
                 raise refuse("EC131", tracer.site, operator=f"{type(error).__name__}: {_first_line(error)}") from error
-            self.check_state()
+            self.check_arguments()
             message = "".join("<data>" if ch == DATA_TEXT else ch for ch in str(error))
-            tracer.finish(Raised(type(error).__name__, message, tracer.site))
-            return
-        tracer.finish(End(tree, tracer.site))
+            tracer.finish(Raised(type(error).__name__, message, tracer.site, *self.exit_state()))
 
     # -- state that exists before the call
-    def install(self) -> None:
-        """Put stand-ins in place of every tensor that the module and its closures hold."""
+    def install(self, mode: ModeState) -> None:
+        """Put stand-ins in place of every tensor that the module and its closures hold, and the state of `mode` in
+        place of what it changed."""
         tracer = self.tracer
+        state = dict(mode.tensors)
         replaced = {}
         for ident, real in self.heap.tensors.items():
-            wrapper = self.wrappers.get(ident)
-            if wrapper is None or self.was_mutated(ident, wrapper):
+            number = state.get(ident)
+            if number is None:
                 number = tracer.weight(real, self.heap.tensor_names[ident])
-                wrapper = torch._to_functional_tensor(tracer.values[number].fake)
+            fake = tracer.values[number].fake
+            wrapper = self.wrappers.get(ident)
+            if wrapper is None or self.fakes[ident] is not fake or self.was_mutated(ident):
+                wrapper = torch._to_functional_tensor(fake)
                 if isinstance(real, torch.nn.Parameter):
                     wrapper._is_param = True
                 self.wrappers[ident] = wrapper
+                self.fakes[ident] = fake
                 replaced[ident] = wrapper
         self.heap.install(replaced)
+        if mode is self.modes[0]:
+            for owner, (key, symbolic) in mode.content:
+                self.heap.objects[owner][key] = symbolic
+            return
+        memo: dict[Any, Any] = {id(o): o for o in self.heap.objects}
+        for index, number in enumerate(mode.values):
+            described = tracer.values[number]
+            memo[("hole", index)] = (
+                torch._to_functional_tensor(described.fake) if described.fake is not None
+                else self.mode_symbols[number]
+            )
+        for owner, content in copy.deepcopy(mode.content, memo):
+            put_back(self.heap.objects[owner], content)
 
-    def was_mutated(self, ident: int, wrapper: torch.Tensor) -> bool:
-        number = self.tracer.by_weight[ident]
+    def was_mutated(self, ident: int) -> bool:
+        wrapper = self.wrappers[ident]
         torch._sync(wrapper)
-        return torch._from_functional_tensor(wrapper) is not self.tracer.values[number].fake
+        return torch._from_functional_tensor(wrapper) is not self.fakes[ident]
 
     def mutated(self) -> list[int]:
-        return [ident for ident, wrapper in self.wrappers.items() if self.was_mutated(ident, wrapper)]
+        return [ident for ident in self.wrappers if self.was_mutated(ident)]
 
-    def check_state(self) -> None:
-        """Refuse what a call leaves behind, which the bundle would lose."""
-        for number in self.heap.changed():
-            raise refuse("EC150", self.tracer.site, name=_pretty(self.heap.names[number]))
-        for ident in self.mutated():
-            raise refuse("EC150", self.tracer.site, name=_pretty(self.heap.tensor_names[ident]))
+    def check_arguments(self) -> None:
+        """Refuse changes to the caller's own arguments, which a bundle would lose."""
         for number in self.argument_heap.changed():
             raise refuse("EC151", self.tracer.site, name=_pretty(self.argument_heap.names[number]))
-        for stand_in, wrapper in zip(self.stand_ins, self.input_wrappers):
+        for (_, stand_in), wrapper in zip(self.stand_ins[self.root.entry], self.input_wrappers):
             if isinstance(wrapper, torch.Tensor) and self.tracer.inner(wrapper) is not stand_in:
                 raise refuse("EC151", self.tracer.site, name="a tensor")
 
+    def exit_state(self) -> tuple[int, tuple[int, ...]]:
+        """The mode in which the call leaves the module, and the values of that mode's state."""
+        changed = self.heap.changed()
+        first = self.modes[0]
+        fresh = frozenset(self.mutated()) - {ident for ident, _ in first.tensors}
+        if fresh:
+            raise MoreState(tensors=fresh)
+        numbers = frozenset(
+            (owner, key) for owner in changed for key, before, now in self.heap.differences(owner)
+            if type(before) in (int, float) and (type(now) is type(before) or as_expr(now) is not None)
+        ) - set(self.state_symbols)
+        if numbers:
+            raise MoreState(numbers=numbers)
+        return self.mode_after(changed)
     # -- points
     def point(self, site: Any, stack: list[Call]) -> None:
         """A point where paths may join: end the path, go on in a new segment, or widen a loop."""
@@ -248,6 +377,11 @@ class Explorer:
 
     def replay_point(self, stack: list[Call]) -> None:
         tracer = self.tracer
+        events = tracer.segment.events
+        while tracer.cursor < len(events) and isinstance(events[tracer.cursor], ScalarEvent) and (
+            events[tracer.cursor].result is None
+        ):
+            tracer.cursor += 1
         if tracer.cursor != len(tracer.segment.events) or not isinstance(tracer.segment.end, Goto):
             if tracer.cursor == len(tracer.segment.events) and tuple(
                 (call.frame.f_code, call.frame.f_lasti) for call in stack
@@ -275,6 +409,26 @@ class Explorer:
 
     def state(self, stack: list[Call], widened: frozenset[Any]) -> tuple[State, frozenset[Any]]:
         """The state at a point, and the symbols in it."""
+        walker, symbols = self.walker(widened)
+        for depth, call in enumerate(stack):
+            names = call.frame.f_locals
+            walker.state.tokens.append(("frame", depth))
+            for name in call.site.live:
+                if name in names:
+                    walker.state.tokens.append(name)
+                    walker.walk(names[name], (depth, name), _local_writer(call.frame, name))
+        handled = sys.exc_info()[1]
+        if handled is not None and not isinstance(handled, PathEnd):
+            walker.state.tokens.append("handling")
+            walker.walk(handled, ("handling",))
+        self.walk_heap(walker, self.heap.changed())
+        for ident in self.mutated():
+            walker.state.tokens.append(("mutated", self.heap.tensor_names[ident]))
+            walker.walk(self.wrappers[ident], ("mutated", ident))
+        return walker.state, self.symbols_of(walker, symbols)
+
+    def walker(self, widened: frozenset[Any], weights_are_static: bool = True) -> tuple[Walker, set[Any]]:
+        """A walker that describes tensors by type, sizes and aliasing; and the set that collects their symbols."""
         tracer = self.tracer
         aliases: dict[int, int] = {}
         classes: dict[Any, int] = {}
@@ -292,7 +446,7 @@ class Explorer:
             value = tracer.values[number]
             storage = id(tensor) if not torch._is_functional_tensor(tensor) else tensor.untyped_storage()._cdata
             alias = aliases.setdefault(storage, len(aliases))
-            if value.kind == "weight":
+            if value.kind == "weight" and weights_are_static:
                 return ("weight", number, alias)
             state.tensors.append(tensor)
             fake = value.fake
@@ -301,46 +455,96 @@ class Explorer:
                 "tensor", str(fake.dtype), tuple(size(s) for s in fake.shape), strides, alias, type(tensor).__name__,
             )
 
-        walker = Walker(describe, self.heap.number, widened)
-        for depth, call in enumerate(stack):
-            names = call.frame.f_locals
-            walker.state.tokens.append(("frame", depth))
-            for name in call.site.live:
-                if name in names:
-                    walker.state.tokens.append(name)
-                    walker.walk(names[name], (depth, name), _local_writer(call.frame, name))
-        handled = sys.exc_info()[1]
-        if handled is not None and not isinstance(handled, PathEnd):
-            walker.state.tokens.append("handling")
-            walker.walk(handled, ("handling",))
-        for number in self.heap.changed():
-            walker.state.tokens.append(("changed", number))
-            walker.state.tokens.append(len(self.heap.objects[number]) if hasattr(self.heap.objects[number], "__len__") else 0)
-            self.walk_changed(walker, number)
-        for ident in self.mutated():
-            walker.state.tokens.append(("mutated", self.heap.tensor_names[ident]))
-            walker.walk(self.wrappers[ident], ("mutated", ident))
+        return Walker(describe, self.heap.number, widened), symbols
+
+    def symbols_of(self, walker: Walker, symbols: set[Any]) -> frozenset[Any]:
         for scalar in walker.state.scalars:
             expr = as_expr(scalar)
             if expr is not None:
                 symbols.update(expr.free_symbols)
-        return walker.state, frozenset(symbols)
+        return frozenset(symbols)
 
-    def walk_changed(self, walker: Walker, number: int) -> None:
-        value = self.heap.objects[number]
-        name = self.heap.names[number]
-        if isinstance(value, dict):
-            for key, item in dict.items(value):
-                walker.walk(key, (name, "key"))
-                walker.walk(item, (name, key if isinstance(key, (str, int)) else repr(key)),
-                            lambda new, d=value, k=key: dict.__setitem__(d, k, new))
-        elif isinstance(value, list):
-            for i, item in enumerate(value):
-                walker.walk(item, (name, i), lambda new, d=value, k=i: d.__setitem__(k, new))
-        elif isinstance(value, types.CellType):
-            walker.walk(value.cell_contents, (name, "cell"), lambda new, c=value: setattr(c, "cell_contents", new))
-        else:
-            walker.walk(sorted(map(repr, value)), (name, "set"))
+    def walk_heap(self, walker: Walker, changed: Sequence[int]) -> None:
+        """Describe what changed in objects that exist before the call."""
+        for number in changed:
+            value, name = self.heap.objects[number], self.heap.names[number]
+            walker.state.tokens.append(("changed", number))
+            if isinstance(value, dict):
+                walker.state.tokens.append(len(value))
+                for key, item in dict.items(value):
+                    walker.walk(key, (number, "key"))
+                    walker.walk(item, (number, key if isinstance(key, (str, int)) else repr(key)),
+                                lambda new, d=value, k=key: dict.__setitem__(d, k, new))
+            elif isinstance(value, list):
+                walker.state.tokens.append(len(value))
+                for i, item in enumerate(value):
+                    walker.walk(item, (number, i), lambda new, d=value, k=i: d.__setitem__(k, new))
+            elif isinstance(value, types.CellType):
+                walker.walk(value.cell_contents, (number, "cell"),
+                            lambda new, c=value: setattr(c, "cell_contents", new))
+            else:
+                walker.walk(sorted(map(repr, value)), (number, name))
+
+    def mode_after(self, changed: Sequence[int]) -> tuple[int, tuple[int, ...]]:
+        """The mode that a call leaves, new when its static state is; and the values of that mode's state."""
+        tracer = self.tracer
+        first = self.modes[0]
+        held = tuple(tracer.tensor_value(self.wrappers[ident]) for ident, _ in first.tensors)
+        structural = [
+            number for number in changed
+            if any((number, key) not in self.state_symbols for key, _, _ in self.heap.differences(number))
+        ]
+        widened = frozenset(self.state_symbols)
+        walker, _ = self.walker(widened, weights_are_static=False)
+        if not structural:
+            for owner, (key, _) in first.content:
+                walker.walk(self.heap.objects[owner][key], (owner, key), lambda new: None)
+            args, _ = self.join_arguments(walker.state)
+            if len(args) != len(first.content):
+                args = tuple(args[walker.state.scalar_slots[(owner, key)]] for owner, (key, _) in first.content)
+            return 0, (*held, *args)
+        self.walk_heap(walker, changed)
+        state = walker.state
+        args, _ = self.join_arguments(state)
+        if len(self.modes) > MAX_MODES:
+            raise refuse("EC150", tracer.site, name=_pretty(self.heap.names[structural[0]]))
+        number = next((i for i, mode in enumerate(self.modes) if i and mode.key == state.key), None)
+        if number is None:
+            number = self.new_mode(state, changed)
+        return number, (*args, *held)
+
+    def new_mode(self, state: State, changed: Sequence[int]) -> int:
+        """Save the changed objects' content with holes for run-time values, and plan the mode's roots."""
+        tracer = self.tracer
+        memo: dict[Any, Any] = {id(o): o for o in self.heap.objects}
+        values: list[int] = []
+        for tensor in state.tensors:
+            fake = tracer.values[tracer.tensor_value(tensor)].fake
+            if any(as_expr(size) is not None for size in fake.shape):
+                raise refuse("EC152", tracer.site)
+            memo[id(tensor)] = StateHole(len(values))
+            with tracer.recording_off(), tracer.fake_mode:
+                stand_in = torch.empty_strided(tuple(fake.shape), fake.stride(), dtype=fake.dtype)
+            values.append(tracer.new_value("input", fake=stand_in))
+        for index, scalar in enumerate(state.scalars):
+            number, symbolic = tracer.scalar("int" if isinstance(scalar, (int, torch.SymInt)) else "float")
+            self.mode_symbols[number] = symbolic
+            for path, owner in state.scalar_slots.items():
+                if owner == index:
+                    if state.slots[path].write is None:
+                        raise refuse("EC152", tracer.site)
+                    state.slots[path].write(StateHole(len(values)))
+            values.append(number)
+        content = tuple((i, copy.deepcopy(content_of(self.heap.objects[i]), memo)) for i in changed)
+        tensors = []
+        for ident, _ in self.modes[0].tensors:
+            number, _ = self.stand_in(self.heap.tensors[ident])
+            tensors.append((ident, number))
+            values.append(number)
+        self.modes.append(ModeState(state.key, content, tuple(values), tuple(tensors)))
+        for entry in range(len(self.entries)):
+            self.add_root(entry, len(self.modes) - 1)
+        return len(self.modes) - 1
 
     def relevant_facts(self, symbols: frozenset[Any]) -> tuple[Any, ...]:
         return tuple(sorted(
@@ -479,8 +683,17 @@ def _is_limit_of_tracing(error: Exception) -> bool:
     return any(kind.__name__ in names for kind in type(error).__mro__) or isinstance(error, NotImplementedError)
 
 
+def _is_own(error: Exception) -> bool:
+    """Whether the error was raised by the compiler's own code, not by the program that runs under it."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return False
+    name = trace.tb_frame.f_globals.get("__name__", "")
+    own = name.startswith("elastic_compile.") and name != "elastic_compile.capture.emulation"
+    return own and trace.tb_frame.f_code not in Hooks.TRANSPARENT
+
+
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0][:200] if str(error).strip() else ""
-
-
-__all__ = ["Exploration", "InternalError", "explore"]

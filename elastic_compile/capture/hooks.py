@@ -19,6 +19,13 @@ from elastic_compile.capture.tracer import PathEnd, Tracer
 from elastic_compile.rewrite import NotRewritable, Template, rewrite
 from elastic_compile.rewrite.hooks import BINARY, COMPARE, CONVERSIONS, INPLACE, UNARY
 
+SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
+NUMBERS = (bool, int, float, *SYMBOLIC)
+HOST_BINARY = {
+    "add": "add", "sub": "sub", "mul": "mul", "truediv": "truediv", "floordiv": "floordiv", "mod": "mod",
+    "pow": "pow",
+}
+
 #: Marks text whose content only the data decides; it may appear in an exception's message, nowhere else.
 DATA_TEXT = "\ue000"
 
@@ -154,13 +161,15 @@ class Hooks:
         frame = sys._getframe(1)
         self.tracer.site = site
         if self.accounted(frame):
-            self.on_point(site, [*self.stack, Call(frame, site)])
+            self.on_point(site, [*(call for call in self.stack if call.site is not None), Call(frame, site)])
 
     def accounted(self, frame: types.FrameType) -> bool:
         """Whether every frame from the program's entry to `frame` is visible: no callee that runs natively, and
         no hidden temporary, in between."""
         inner = frame
         for call in reversed(self.stack):
+            if call.site is None:
+                break
             if call.frame is None or call.site.opaque:
                 return False
             above = inner.f_back
@@ -208,18 +217,51 @@ class Hooks:
     # -- operators
     def binop(self, site: Any, name: str, a: Any, b: Any) -> Any:
         self.tracer.site = site
+        if type(a) in SYMBOLIC or type(b) in SYMBOLIC:
+            return self.symbolic(BINARY, name, a, b)
         return BINARY[name](a, b)
+
+    def symbolic(self, table: dict[str, Callable[..., Any]], name: str, a: Any, b: Any) -> Any:
+        """An operator on symbolic numbers: with a tensor the number becomes data; floating-point arithmetic is
+        recorded operation by operation."""
+        if isinstance(a, torch.Tensor):
+            return table[name](a, self.as_data(b, a))
+        if isinstance(b, torch.Tensor):
+            return table[name](self.as_data(a, b), b)
+        if type(a) not in NUMBERS or type(b) not in NUMBERS:
+            return table[name](a, b)
+        op = HOST_BINARY.get(name)
+        floating = float in (type(a), type(b)) or torch.SymFloat in (type(a), type(b)) or name == "truediv"
+        if op is None or not floating or table is COMPARE:
+            return table[name](a, b)
+        return self.tracer.host(op, (a, b), "float")
+
+    def as_data(self, number: Any, like: torch.Tensor) -> torch.Tensor:
+        """A symbolic number as a tensor that promotes with `like` as the Python number would."""
+        carried = self.tracer.carry(number)
+        floating = isinstance(number, torch.SymFloat)
+        if like.dtype.is_floating_point or like.dtype.is_complex:
+            return carried.to(like.dtype)
+        if floating:
+            return carried.to(torch.get_default_dtype())
+        return carried if like.dtype == torch.bool else carried.to(like.dtype)
 
     def inplace(self, site: Any, name: str, a: Any, b: Any) -> Any:
         self.tracer.site = site
+        if type(a) in SYMBOLIC or type(b) in SYMBOLIC:
+            return self.symbolic(INPLACE if isinstance(a, torch.Tensor) else BINARY, name, a, b)
         return INPLACE[name](a, b)
 
     def unop(self, site: Any, name: str, a: Any) -> Any:
         self.tracer.site = site
+        if type(a) is torch.SymFloat and name == "neg":
+            return self.tracer.host("neg", (a,), "float")
         return UNARY[name](a)
 
     def compare(self, site: Any, name: str, a: Any, b: Any) -> Any:
         self.tracer.site = site
+        if (type(a) in SYMBOLIC or type(b) in SYMBOLIC) and name not in ("in", "not in"):
+            return self.symbolic(COMPARE, name, a, b)
         return COMPARE[name](a, b)
 
     def getitem(self, site: Any, target: Any, key: Any) -> Any:
@@ -235,6 +277,15 @@ class Hooks:
         if isinstance(value, torch.Tensor) or as_expr(value) is not None:
             return DATA_TEXT
         return format(CONVERSIONS[conversion](value), spec or "")
+
+
+#: Hook methods in which an error is the program's own: they do nothing but what the program asked for.
+Hooks.TRANSPARENT = frozenset(
+    getattr(Hooks, name).__code__ for name in (
+        "invoke", "truth", "iter", "next", "binop", "inplace", "unop", "compare", "getitem", "setitem", "format",
+    )
+) | frozenset(table[name].__code__ for table in (COMPARE, CONVERSIONS) for name in table
+              if hasattr(table[name], "__code__"))
 
 
 def _hashable(fn: Any) -> bool:

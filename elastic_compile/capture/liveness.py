@@ -15,11 +15,13 @@ import torch.utils._pytree as pytree
 from elastic_compile.capture.structure import leaves
 from elastic_compile.capture.symbols import as_expr
 from elastic_compile.capture.tracer import (
+    CarryEvent,
     Decision,
     End,
     Goto,
     ItemEvent,
     OpEvent,
+    Raised,
     Ref,
     ScalarEvent,
     Segment,
@@ -83,7 +85,9 @@ class Liveness:
                 yield from self.expr_uses(end.expr, segment)
             yield from self.live_in.get(end.then, ())
             yield from self.live_in.get(end.orelse, ())
-        elif isinstance(end, End):
+        if isinstance(end, (End, Raised)):
+            yield from end.carry
+        if isinstance(end, End):
             for leaf in leaves(end.tree):
                 if isinstance(leaf, Ref):
                     yield leaf.id
@@ -105,10 +109,10 @@ class Liveness:
                     yield from self.expr_uses(leaf.expr, segment)
         elif isinstance(event, ItemEvent):
             yield event.tensor
-        elif isinstance(event, ScalarEvent) and isinstance(event.expr, sympy.Basic):
+        elif isinstance(event, (ScalarEvent, CarryEvent)) and hasattr(event.expr, "free_symbols"):
             yield from self.expr_uses(event.expr, segment)
 
-    def expr_uses(self, expr: sympy.Basic, segment: Segment) -> Iterator[int]:
+    def expr_uses(self, expr: Any, segment: Segment) -> Iterator[int]:
         for symbol in expr.free_symbols:
             yield self.symbol_source(symbol, segment)[1]
 

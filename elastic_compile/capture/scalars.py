@@ -10,6 +10,7 @@ from typing import Any, Callable
 
 import sympy
 
+from elastic_compile.capture.tracer import HostOp
 from elastic_compile.refusals import refuse
 from elastic_runtime import schema
 
@@ -81,6 +82,8 @@ def steps_for(
             return make(op, [first, operands[-1]], made, into)
         raise refuse("EC113", None, expression=str(node))
 
+    if isinstance(expr, HostOp):
+        return make(expr.op, [operand(part) for part in expr.operands], kind, output)
     atom = operand(expr) if not isinstance(expr, sympy.Basic) or expr.is_Atom else None
     if atom is None:
         return compute(expr, output)

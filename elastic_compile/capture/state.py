@@ -295,7 +295,7 @@ class Heap:
             self.number[id(value)] = len(self.objects)
             self.objects.append(value)
             self.names.append(label)
-            self.saved.append(_content(value))
+            self.saved.append(content_of(value))
             stack.extend(reversed(children))
 
     def install(self, wrappers: dict[int, torch.Tensor]) -> None:
@@ -308,23 +308,37 @@ class Heap:
                 current = self.saved[i]
                 self.saved[i] = tuple(wrappers.get(id(o), c) for o, c in zip(original, current))
                 if not isinstance(value, tuple):
-                    _put_back(value, self.saved[i])
+                    put_back(value, self.saved[i])
 
     def reset(self) -> None:
         """Undo what a path changed."""
         for i in self.changed():
-            _put_back(self.objects[i], self.saved[i])
+            put_back(self.objects[i], self.saved[i])
 
     def uninstall(self) -> None:
         """Give every object its original content back."""
         for value, content, saved in zip(self.objects, self.original, self.saved):
-            if not _same(_content(value), content) and not isinstance(value, tuple):
-                _put_back(value, content)
+            if not _same(content_of(value), content) and not isinstance(value, tuple):
+                put_back(value, content)
         self.saved = list(self.original)
+
+    def differences(self, number: int) -> list[tuple[Any, Any, Any]]:
+        """(key, before, now) for each item of object `number` that changed; None for an absent side."""
+        now, before = content_of(self.objects[number]), self.saved[number]
+        if isinstance(self.objects[number], dict):
+            half, size = len(before) // 2, len(now) // 2
+            was = dict(zip(before[:half], before[half:]))
+            has = dict(zip(now[:size], now[size:]))
+            return [(k, was.get(k), has.get(k)) for k in {**was, **has}
+                    if k not in was or k not in has or was[k] is not has[k]]
+        longest = max(len(now), len(before))
+        pad = (None,) * longest
+        return [(i, a, b) for i, (a, b) in enumerate(zip((before + pad)[:longest], (now + pad)[:longest]))
+                if a is not b or i >= min(len(now), len(before))]
 
     def changed(self) -> list[int]:
         """Numbers of the objects whose content is not, by identity, what it was."""
-        return [i for i, value in enumerate(self.objects) if not _same(_content(value), self.saved[i])]
+        return [i for i, value in enumerate(self.objects) if not _same(content_of(value), self.saved[i])]
 
 def _children(value: Any, label: str) -> list[tuple[Any, str]] | None:
     """What a mutable object holds, with names; None for what cannot change or cannot be looked into."""
@@ -351,7 +365,8 @@ def _children(value: Any, label: str) -> list[tuple[Any, str]] | None:
     return None
 
 
-def _content(value: Any) -> tuple[Any, ...]:
+def content_of(value: Any) -> tuple[Any, ...]:
+    """What a heap object holds: a dict's keys then values, a list's or set's items, a cell's content."""
     if isinstance(value, dict):
         return (*dict.keys(value), *dict.values(value))
     if isinstance(value, (list, set)):
@@ -368,7 +383,8 @@ def _same(now: tuple[Any, ...], before: tuple[Any, ...]) -> bool:
     return len(now) == len(before) and all(a is b for a, b in zip(now, before))
 
 
-def _put_back(value: Any, content: tuple[Any, ...]) -> None:
+def put_back(value: Any, content: tuple[Any, ...]) -> None:
+    """Give a heap object the content that `content_of` described."""
     if isinstance(value, dict):
         half = len(content) // 2
         dict.clear(value)

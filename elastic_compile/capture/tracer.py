@@ -95,11 +95,36 @@ class ItemEvent:
 
 
 @dataclass(frozen=True)
+class HostOp:
+    """One host scalar operation (a name of `schema.HOST_OPS`) on symbols and Python numbers, rounded as Python
+    rounds: floating-point expressions are kept step by step, never rearranged."""
+
+    op: str
+    operands: tuple[Any, ...]
+
+    @property
+    def free_symbols(self) -> set[sympy.Symbol]:
+        return {s for operand in self.operands if isinstance(operand, sympy.Basic) for s in operand.free_symbols}
+
+
+@dataclass(frozen=True)
 class ScalarEvent:
-    """A host scalar computed from others: `expr` over symbols (a constant included)."""
+    """A host scalar computed from others: `expr` is a symbolic expression, a HostOp or a Python number.
+    `result` is what the program was given; None when a join computes it for its own use."""
 
     expr: Any
     output: int
+    site: Any
+    result: Any = None
+
+
+@dataclass(frozen=True)
+class CarryEvent:
+    """A host scalar made a 0-d tensor (int64 or float64), to be data of tensor operations."""
+
+    expr: sympy.Basic
+    output: int
+    result: Any
     site: Any
 
 
@@ -125,10 +150,13 @@ class Goto:
 
 @dataclass(frozen=True)
 class End:
-    """The program returned `tree`, whose leaves are Ref, or plain constants."""
+    """The program returned `tree`, whose leaves are Ref, SymRef or plain constants; its state is then that of
+    `mode`, with the values `carry`."""
 
     tree: Any
     site: Any
+    mode: int = 0
+    carry: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -138,6 +166,8 @@ class Raised:
     type: str
     message: str
     site: Any
+    mode: int = 0
+    carry: tuple[int, ...] = ()
 
 
 @dataclass
@@ -378,6 +408,36 @@ class Tracer:
         self.items[tensor] = event.result
         return event.result
 
+    def host(self, op: str, operands: tuple[Any, ...], python: str) -> Any:
+        """The symbolic number that a host operation on symbolic and Python numbers gives."""
+        if self.dead:
+            raise PathEnd
+        if self.replaying:
+            event = self.next_known()
+            if not isinstance(event, ScalarEvent) or not isinstance(event.expr, HostOp) or event.expr.op != op:
+                raise refuse("EC120", self.site)
+            return event.result
+        plain = tuple(operand if as_expr(operand) is None else as_expr(operand) for operand in operands)
+        output, symbolic = self.scalar(python)
+        self.record(ScalarEvent(HostOp(op, plain), output, self.site, symbolic))
+        return symbolic
+
+    def carry(self, number: Any) -> torch.Tensor:
+        """A symbolic number as a 0-d tensor of the running program."""
+        if self.dead:
+            raise PathEnd
+        if self.replaying:
+            event = self.next_known()
+            if not isinstance(event, CarryEvent):
+                raise refuse("EC120", self.site)
+        else:
+            dtype = torch.int64 if isinstance(number, torch.SymInt) else torch.float64
+            with self.recording_off():
+                fake = torch.empty((), dtype=dtype)
+            event = CarryEvent(as_expr(number), self.new_value("op", fake=fake), fake, self.site)
+            self.record(event)
+        return torch._to_functional_tensor(event.result)
+
     def constant(self, number: int) -> torch.Tensor | None:
         """The data of a value that only weights determine, or None.
 
@@ -392,7 +452,9 @@ class Tracer:
         if number in self.constants:
             return self.constants[number]
         self.constants[number] = None
-        event = self.producer[number]
+        event = self.producer.get(number)
+        if event is None:
+            return None
         if event.target in NOT_FOLDED or torch.Tag.nondeterministic_seeded in event.target.tags:
             return None
         real: dict[int, torch.Tensor] = {}
