@@ -1,0 +1,19 @@
+"""The commands by name.
+
+In: the modules of the commands. Out: the Typer application. Never: imports torch; commands that need it do.
+"""
+from __future__ import annotations
+
+import typer
+
+from elastic_compile.cli import benching, compiling, doctor, inspecting, running, verifying
+
+app = typer.Typer(
+    help="Compile PyTorch networks whose Python branches on their inputs; look at, check, time and run the result.",
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.command("compile")(compiling.compile_target)
+app.command("inspect")(inspecting.inspect_bundle)
+app.command("verify")(verifying.verify_bundle)
+app.command("bench")(benching.bench_bundle)
+app.command("run")(running.run_bundle)
+app.command("doctor")(doctor.diagnose)

@@ -1,0 +1,53 @@
+"""`elastic-compile compile`: a module becomes a bundle.
+
+In: `file.py:factory`. Out: a bundle. Never: leaves a bundle that was not compared with eager PyTorch.
+"""
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from elastic_compile.cli.console import Json, out, progress, reporting, write_json
+from elastic_compile.cli.target import load_target
+from elastic_compile.inspect.text import bytes_text, summary
+
+
+@reporting
+def compile_target(
+    target: Annotated[str, typer.Argument(
+        metavar="FILE:FACTORY", show_default=False,
+        help="A function that returns (module, example_inputs), such as model.py:factory.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="BUNDLE", help="Where the bundle goes.")],
+    backend: Annotated[str, typer.Option(help="What compiles the regions: onnxruntime, tvm, or one installed.")]
+    = "onnxruntime",
+    name: Annotated[str | None, typer.Option(help="The program's name. [default: the module's class]")] = None,
+    dump_dir: Annotated[Path | None, typer.Option(
+        "--dump-dir", help="Write every stage as readable files here.")] = None,
+    json: Json = None,
+) -> None:
+    """Compile a module, compare it with eager PyTorch, and write the bundle."""
+    start = time.perf_counter()
+    module, examples = load_target(target)
+    with progress() as report:
+        report("import torch", 0, None)
+        from elastic_compile.api import compile as compile_module
+        program = compile_module(
+            module, examples, backend=backend, name=name, dump_dir=dump_dir, progress=report)
+        report("save", 0, None)
+        program.save(output)
+    seconds = time.perf_counter() - start
+    size = sum(file.stat().st_size for file in output.iterdir())
+    weights = sum(array.nbytes for array in program.weights.values())
+    console = out(json)
+    console.print(summary(program.program, weight_bytes=weights))
+    console.print(f"verified on {len(program.reference.calls)} example calls; "
+                  f"wrote {output} ({bytes_text(size)}) in {seconds:.1f} s")
+    write_json(json, {
+        "bundle": str(output), "name": program.program.name, "backend": backend, "seconds": seconds,
+        "bytes": size, "weight_bytes": weights, "blocks": len(program.program.blocks),
+        "regions": len(program.program.regions), "examples": len(program.reference.calls),
+        "paths": [list(call.path) for call in program.reference.calls],
+    })

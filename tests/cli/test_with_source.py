@@ -1,0 +1,100 @@
+"""Commands that compile, or compare with the module that a bundle comes from."""
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from elastic_runtime import load
+from tests.cli.conftest import GATED
+
+
+def test_compile_writes_a_bundle_that_runs(gated):
+    model = load(gated, self_test=True)
+    assert model(np.ones((2, 4), np.float32))["used"] == "large"
+    assert model(-np.ones((2, 4), np.float32))["used"] == "small"
+
+
+def test_compile_reports_and_dumps_every_stage(cli, tmp_path):
+    result = cli("compile", f"{GATED}:factory", "-o", tmp_path / "m.elastic", "--name", "mine",
+                 "--dump-dir", tmp_path / "stages", "--json", tmp_path / "c.json")
+    assert "program mine:" in result.stdout and "verified on 2 example calls" in result.stdout
+    report = json.loads((tmp_path / "c.json").read_text())
+    assert (report["name"], report["backend"]) == ("mine", "onnxruntime")
+    assert len(set(map(tuple, report["paths"]))) == 2
+    names = sorted(path.name for path in (tmp_path / "stages").iterdir())
+    assert any("rewritten" in name for name in names) and any("region" in name for name in names)
+
+
+def test_compile_replaces_a_bundle_and_nothing_else(cli, tmp_path):
+    for _ in range(2):
+        cli("compile", f"{GATED}:factory", "-o", tmp_path / "m.elastic")
+    (tmp_path / "notes").mkdir()
+    result = cli("compile", f"{GATED}:factory", "-o", tmp_path / "notes", status=1)
+    assert "error[EC501]" in result.stderr
+
+
+def test_a_refusal_shows_the_users_own_line(cli, tmp_path):
+    result = cli("compile", f"{GATED}:refused", "-o", tmp_path / "m.elastic", status=1)
+    assert "error[EC" in result.stderr and "gated.py:" in result.stderr and "^" in result.stderr
+    assert "reason: " in result.stderr and "instead: " in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "m.elastic").exists()
+
+
+@pytest.mark.parametrize(("factory", "message"), [
+    ("training", "error[EC002]"), ("empty", "error[EC001]"), ("alone", "error[EC502]"), ("broken", "error[EC502]"),
+])
+def test_targets_that_do_not_work(cli, tmp_path, factory, message):
+    result = cli("compile", f"{GATED}:{factory}", "-o", tmp_path / "m.elastic", status=1)
+    assert message in result.stderr
+    if factory == "broken":
+        assert "gated.py:" in result.stderr and 'nn.Linear(4, "three")' in result.stderr
+
+
+@pytest.mark.parametrize("target", ["gated", "nothing.py:factory", f"{GATED}:nothing", f"{GATED}:number", ":f"])
+def test_targets_that_are_none(cli, tmp_path, target):
+    cli("compile", target, "-o", tmp_path / "m.elastic", status=2)
+
+
+def test_an_unknown_backend(cli, tmp_path):
+    result = cli("compile", f"{GATED}:factory", "-o", tmp_path / "m.elastic", "--backend", "abacus", status=1)
+    assert "error[EC301]" in result.stderr and "abacus" in result.stderr
+
+
+def test_verify_against_the_module(cli, gated):
+    result = cli("verify", gated, "--source", f"{GATED}:factory", "--random", 20)
+    assert "22 of 22 calls equal" in result.stdout
+
+
+def test_verify_fails_against_another_module(cli, gated, tmp_path):
+    result = cli("verify", gated, "--source", f"{GATED}:other", "--random", 3, "--json", tmp_path / "v.json", status=1)
+    assert "differs from eager PyTorch" in result.stderr
+    assert json.loads((tmp_path / "v.json").read_text())["differences"]
+
+
+def test_bench_times_eager_and_the_bundle_in_one_run(cli, gated):
+    report = json.loads(cli("bench", gated, "--source", f"{GATED}:factory", "--duration-s", 0, "--iterations", 5,
+                            "--json", "-").stdout)
+    for row in report["paths"]:
+        assert {"eager", "gated.elastic"} <= row["timings"].keys()
+        assert ("torch.compile" in row["timings"]) != ("torch.compile" in report["missing"])
+        assert row["host_us_per_region"]["gated.elastic"] > 0
+    assert len(report["paths"]) == 2
+
+
+def test_doctor_says_what_is_refused(cli):
+    report = json.loads(cli("doctor", f"{GATED}:refused", "--json", "-", status=1).stdout)
+    assert report["refusals"][0]["code"].startswith("EC") and report["refusals"][0]["line"] > 0
+    assert json.loads(cli("doctor", f"{GATED}:factory", "--json", "-").stdout)["refusals"] == []
+
+
+def test_the_installed_command(tmp_path):
+    done = subprocess.run([sys.executable, "-c", "from elastic_compile.cli import main; main()", "compile",
+                           f"{GATED}:factory", "-o", str(tmp_path / "m.elastic")],
+                          capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert load(tmp_path / "m.elastic", self_test=True).program.name == "Gated"
