@@ -71,6 +71,7 @@ def export(source: RegionSource) -> OnnxRegion:
     """Translate `source`. Raises `BackendError` naming the region and the operator that has no translation."""
     with _quiet():
         program = _lower(source)
+        _check_operators(source, program)
         _check_interface(source, program)
         model = _translate(source, program)
         hidden = _hide_weights(source, program, model)
@@ -101,8 +102,8 @@ def _quiet() -> Iterator[None]:
 @cache
 def _registry() -> _registration.ONNXRegistry:
     registry = _registration.ONNXRegistry.from_torchlib(opset_version=OPSET)
-    for target in onnx_translations.DECOMPOSITIONS:
-        registry.functions.pop(target.name(), None)
+    for name in [name for name in registry.functions if str(name).startswith(onnx_translations.RANDOM)]:
+        del registry.functions[name]
     for target, function in onnx_translations.TRANSLATIONS.items():
         registry.register_op(target, function)
     return registry
@@ -116,16 +117,17 @@ def _decompositions() -> dict:
 
 def _lower(source: RegionSource) -> ExportedProgram:
     """A copy of the region's program in which every operator has a translation."""
-    program = source.exported
+    original = source.exported
+    program = original._update(
+        torch.fx.GraphModule(original.graph_module, _copy(original.graph)), original.graph_signature)
+    # Guards on the example inputs are the front end's matter, and some cannot be run on fake tensors.
+    program._guards_code = []
     with torch.fx.experimental._config.patch(backed_size_oblivious=True):
-        if _is_lowered(program):
-            program = program._update(
-                torch.fx.GraphModule(program.graph_module, _copy(program.graph)), program.graph_signature)
-        else:
+        if not _is_lowered(program):
             try:
                 program = program.run_decompositions(_decompositions())
             except Exception as error:
-                raise _refused(source, "its operators cannot be decomposed", str(error)) from error
+                raise _refused(source, "its operators cannot be decomposed", _root(error)) from error
         _fx_passes.insert_type_promotion_nodes(program.graph_module)
     for node in list(program.graph_module.graph.nodes):
         if node.target in _ASSERTIONS:
@@ -152,7 +154,7 @@ def _is_lowered(program: ExportedProgram) -> bool:
             continue
         if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable:
             return False
-        if _dispatching.dispatch(node, registry)[0] is None:
+        if node.target in onnx_translations.DECOMPOSITIONS or _dispatching.dispatch(node, registry)[0] is None:
             return False
     return True
 
@@ -170,19 +172,22 @@ def _check_interface(source: RegionSource, program: ExportedProgram) -> None:
                            f"the graph has {[str(item) for item in arguments]}, the region {len(types)} tensors")
 
 
-def _translate(source: RegionSource, program: ExportedProgram) -> ir.Model:
-    registry = _registry()
+def _check_operators(source: RegionSource, program: ExportedProgram) -> None:
     unknown = sorted({
         str(node.target) for node in program.graph.nodes
         if node.op == "call_function" and node.target is not operator.getitem
-        and _dispatching.dispatch(node, registry)[0] is None
+        and _dispatching.dispatch(node, _registry())[0] is None
     })
     if unknown:
-        raise _refused(source, f"ONNX has no translation of {', '.join(unknown)}",
-                       "neither torch.onnx nor this backend knows how to write it with ONNX operators",
+        known = {why for part, why in onnx_translations.UNSUPPORTED.items() if any(part in name for name in unknown)}
+        reason = "; ".join(sorted(known)) or "neither torch.onnx nor this backend can write it with ONNX operators"
+        raise _refused(source, f"ONNX has no translation of {', '.join(unknown)}", reason,
                        "write it with other operators, or keep it on the host with @host_op")
+
+
+def _translate(source: RegionSource, program: ExportedProgram) -> ir.Model:
     try:
-        model = _core._exported_program_to_onnx_program(program, registry=registry).model
+        model = _core._exported_program_to_onnx_program(program, registry=_registry()).model
         version_converter.convert_version(model, OPSET)
         return model
     except _errors.ConversionError as error:
@@ -265,6 +270,7 @@ def _finish(source: RegionSource, model: ir.Model, hidden: dict[ir.Value, str]) 
     weights: dict[str, str] = {}
     for value, name in names.items():
         value.name = name
+        value.metadata_props.clear()
         if value in hidden:
             weights[name] = hidden[value]
             size = int(value.dtype.itemsize * math.prod(value.shape))

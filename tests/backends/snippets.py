@@ -73,6 +73,7 @@ _N = {0: torch.export.Dim.DYNAMIC}
 _NEG = torch.tensor([-7, -6, -3, -1, 1, 3, 6, 7])
 _DIV = torch.tensor([2, -4, 2, -3, 3, -2, 4, -2])
 _FLOATS = torch.tensor([-2.5, -1.5, -0.5, -0.2, 0.0, 0.5, 1.5, 2.5])
+_TIES = torch.tensor([[3, 1, 3, 1, 2, 3], [0, 0, 0, 0, 0, 0]])
 _SPECIAL = torch.tensor([float("nan"), float("inf"), float("-inf"), 0.0, 1.0])
 
 SNIPPETS: tuple[Snippet, ...] = (
@@ -210,7 +211,7 @@ SNIPPETS: tuple[Snippet, ...] = (
     _case("topk", lambda x: x.topk(3), _r(4, 9)),
     _case("topk_smallest", lambda x: x.topk(3, dim=0, largest=False), _r(4, 9)),
     _case("sort", lambda x: x.sort(1), _r(4, 9)),
-    _case("sort_descending", lambda x: torch.sort(x, 0, descending=True, stable=True), _r(4, 9)),
+    _case("sort_descending", lambda x: torch.sort(x, dim=0, descending=True, stable=True), _r(4, 9)),
     _case("argsort", lambda x: x.argsort(-1, descending=True), _r(4, 9)),
     _case("kthvalue", lambda x: torch.kthvalue(x, 3), _r(4, 9)),
     _case("gather", lambda x, i: x.gather(1, i), _r(4, 9), _i(0, 9, 4, 3)),
@@ -230,7 +231,7 @@ SNIPPETS: tuple[Snippet, ...] = (
     _case("index_put_accumulate", lambda x, i, v: x.index_put((i,), v, accumulate=True), _r(4, 9), torch.tensor([2, 2]),
           _r(2, 9)),
     _case("index_put_mask", lambda x: x.index_put((x > 0,), torch.tensor(0.0)), _r(4, 9)),
-    _case("index_put_second", lambda x, i, v: x.index_put((None, i), v), _r(4, 9), torch.tensor([2, 0]), _r(4, 2)),
+    _case("index_put_second", lambda x, i, v: _assign(x, (slice(None), i), v), _r(4, 9), torch.tensor([2, 0]), _r(4, 2)),
     _case("index_tensor", lambda x, i: (x[i], x[:, i], x[i, i]), _r(4, 9), torch.tensor([[2, 0], [-1, 1]])),
     _case("index_split", lambda x, i, j: x[i, :, j], _r(4, 5, 6), torch.tensor([2, 0]), torch.tensor([1, 5])),
     _case("index_row", lambda x, i: x[i], _r(4, 9), torch.tensor(2)),
@@ -329,6 +330,70 @@ SNIPPETS: tuple[Snippet, ...] = (
     _case("rotary_complex", lambda x, f: torch.view_as_real(torch.view_as_complex(x) * torch.polar(torch.ones_like(f), f)),
           _r(3, 4, 2), _r(3, 4)),
     _case("fft", lambda x: torch.view_as_real(torch.fft.rfft(x)), _r(3, 8)),
+    # values at the edges: infinities, wrap-around, ties, large integers, no elements
+    _case("argmax_ties", lambda x: (x.argmax(1), x.argmin(1), x.float().max(1)[1], x.float().min(1)[1]), _TIES),
+    _case("sort_ties", lambda x: (*torch.sort(x, dim=1, stable=True), *torch.sort(x, dim=1, stable=True, descending=True)),
+          _TIES),
+    _case("topk_ints", lambda x: (x.topk(2)[0], x.argsort(stable=True)), _TIES),
+    _case("nan_elementwise", lambda x: (x.clamp(0, 1), torch.relu(x), F.hardtanh(x), x.abs(), x > 1, x == x, x != x,
+                                        torch.maximum(x, x.flip(0)), torch.where(x.isnan(), 0.0, x)), _SPECIAL),
+    _case("nan_sums", lambda x: (x.sum(), x.nansum(), x.nanmean(), x.cumsum(0), x.any(), x.all()), _SPECIAL),
+    _case("softmax_of_minus_infinity", lambda x: x.softmax(-1), torch.full((2, 3), -torch.inf)),
+    _case("saturations", lambda x: (F.gelu(x), F.softplus(x), F.logsigmoid(x), x.sigmoid(), x.tanh(), x.log1p(), x.expm1()),
+          torch.tensor([-100.0, -20.0, -1e-6, 0.0, 1e-6, 20.0, 100.0])),
+    _case("logarithms_at_edges", lambda x: (x.log(), x.sqrt(), x.rsqrt(), x.log2(), x.acos(), x / 0.0, x**-1),
+          torch.tensor([-1.0, 0.0, 2.0, torch.inf, torch.nan])),
+    _case("remainder_by_zero", lambda x: (x % x, torch.fmod(x, x), x // x, x / 0), torch.tensor([0.0, 1.0, -1.0, torch.inf])),
+    _case("remainder_of_decimals", lambda x: (x // 0.1, torch.floor_divide(x, 0.3), x % 0.1), torch.tensor([1.0, 0.3, -0.7, 2.0])),
+    _case("wrap_int64", lambda x: (x + 2**62, x * 2**40, x.int() * 2**30, x // 7, x % 7, torch.div(x, 7, rounding_mode="trunc"),
+                                   torch.div(x, 7, rounding_mode="floor")), torch.tensor([2**62 + 3, -2**62 - 3, 2**53 + 1])),
+    _case("large_int64", lambda x: (x > 2**53, x == 2**53 + 1, x.clamp(max=2**53 + 1), torch.maximum(x, x.flip(0)), x.max(),
+                                    x + (2**53 + 1), torch.where(x > 0, x, 2**53 + 1), x.masked_fill(x > 0, 2**53 + 1)),
+          torch.tensor([2**53, 2**53 + 1, -2**55 - 2])),
+    _case("wrap_uint8", lambda x: (x + 100, x - 100, x * 3, ~x, x // 3, x % 7, -x), torch.arange(0, 255, 17).to(torch.uint8)),
+    _case("wrap_int8", lambda x: (x + 100, x - 100, x * 3, ~x, x // 3, x % 7, -x), torch.arange(-128, 127, 17).to(torch.int8)),
+    _case("shifts", lambda x: (x << 2, x >> 2, x.int() << 2, x.int() >> 2), torch.tensor([-9, -1, 0, 5])),
+    _case("casts_of_large", lambda x: (x.float(), x.double(), x.half()), torch.tensor([2**24 + 1, -5, 60000])),
+    _case("int_functions", lambda x: (x.floor(), x.ceil(), x.round(), x.trunc(), x.sign(), x.sin(), x.sqrt(), torch.relu(x - 2),
+                                      x.clamp(1, 2), (x - 2).clamp_min(0)), _TIES),
+    _case("int_extrema", lambda x: (x.amax(1), x.int().amin(1), x.to(torch.int8).amax(1), *x.max(1), *x.aminmax()), _TIES),
+    _case("short_ints", lambda x: (x.short() + 1, x.short() * 2, x.int().sum(), x.int().max(), x.to(torch.uint8).max()), _TIES),
+    _case("bool_arithmetic", lambda m: (m + m, m * m, m.float() * 2, m.sum(0), m.cumsum(1), m * 3, m.int().argmax(1), m > False,
+                                        torch.where(m, m, ~m), m.flip(0), m.nonzero(), torch.cat([m, m])), _TIES > 1),
+    _case("int_pads", lambda x: (F.pad(x, (1, 1)), F.pad(x, (1, 1), value=7), F.pad(x > 0, (1, 1), value=True)), _TIES),
+    _case("int32_indices", lambda x, i: (x[i], F.embedding(i, x)), _r(4, 3), torch.tensor([1, 0, 2], dtype=torch.int32)),
+    _case("no_elements", lambda x: (x.sum(1), x.mean(1), x.prod(1), x.any(1), x.all(1), x.any(), x.mean()), torch.zeros(3, 0)),
+    _case("empty_selection", lambda x: (x[x > 0].mean(), x[x > 0].sum(), (x[x > 0] > 0).any(), (x[x > 0] > 0).all()), _r(3, 7),
+          more=((-_r(3, 7).abs(),),)),
+    _case("scalars", lambda x: (x + 1, x.sum(), x.max(), x.softmax(0), x.argmax(), x.cumsum(0), x.sort()[0], x.view(1, 1), x.mean()),
+          torch.tensor(2.0)),
+    _case("index_forms", lambda x, i: (x[i, 1:], x[1:, i], x[..., i], x[i[:, None], i[None]], x[:, None, i], x[None, i]),
+          _r(3, 4), torch.tensor([1, 0, -2])),
+    _case("index_three", lambda x, i: (x[i, :, i], x[:, i, i], x[i, i, :], x[i, :, i[:, None]]), _r(3, 4, 5), torch.tensor([1, 0, 2])),
+    _case("masks_of_rank_two", lambda x, m: (x[m], x[m, 1]), _r(2, 3, 4), torch.tensor([[True, False, True], [False, False, True]])),
+    _case("mask_of_second", lambda x, m: x[:, m], _r(3, 4), torch.tensor([True, False, True, False])),
+    _case("write_rows", lambda x, m, v: x.index_put((m,), v), _r(3, 4), torch.tensor([True, False, True]), _r(4)),
+    _case("write_elements", lambda x, v: x.index_put((x > 5,), v), torch.arange(12.0).view(3, 4), _r(6)),
+    _case("scatter_forms", lambda x, i, v: (x.scatter(1, i, 1.0, reduce="add"), x.scatter(1, i, v, reduce="multiply"), *(
+        x.scatter_reduce(1, i, v, how, include_self=own) for how in ("sum", "prod", "amax", "amin", "mean") for own in (True, False))),
+        _r(2, 3), torch.tensor([[0, 0, 1, 1], [2, 2, 2, 0]]), _r(2, 4)),
+    _case("pools_of_negatives", lambda x: (F.max_pool2d(x, 3, 2, 1), F.avg_pool2d(x, 3, 2, 1), F.avg_pool2d(x, 2, divisor_override=3)),
+          -_r(1, 2, 6, 6).abs() - 1),
+    _case("pools_of_other_ranks", lambda x: (F.max_pool1d(x, 2), F.max_pool3d(x[None], 2), F.avg_pool3d(x[None], 2)), _r(2, 6, 6)),
+    _case("max_unpool", lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2), _r(1, 2, 6, 6)),
+    _case("dropouts", lambda x: (F.dropout(x, 0.5, False), F.alpha_dropout(x, 0.5, False)), _r(3, 4)),
+    _case("sign_functions", lambda x, y: (torch.copysign(x, y), torch.signbit(x), torch.heaviside(x, y)), _r(9), _r(9, seed=1)),
+    _case("logistic_functions", lambda x: (torch.logit(x), torch.logaddexp(x, -x), torch.xlogy(x, x), torch.sinc(x)), _r(9).sigmoid()),
+    _case("losses", lambda x, y: (F.mse_loss(x, y), F.l1_loss(x, y), F.smooth_l1_loss(x, y), F.huber_loss(x, y),
+                                  F.binary_cross_entropy_with_logits(x, y.sigmoid()),
+                                  F.kl_div(x.log_softmax(-1), y.softmax(-1), reduction="batchmean")), _r(3, 4), _r(3, 4, seed=1)),
+    _case("products", lambda x, y: (torch.kron(x, y), torch.tensordot(x, y, dims=([1], [1])), torch.cross(x, y, dim=1), torch.trace(x)),
+          _r(3, 3), _r(3, 3, seed=1)),
+    _case("int_matmul", lambda x: (x @ x.T, x.int() @ x.T.int()), _TIES),
+    _case("stft", lambda x: torch.view_as_real(torch.stft(x, 16, 4, window=torch.hann_window(16), return_complex=True)), _r(64)),
+    _case("complex_arithmetic", lambda x: (torch.view_as_real(x * x.conj()), x.real, x.imag, x.angle(), torch.view_as_real(x / x)),
+          torch.view_as_complex(_r(3, 4, 2))),
+    _case("cdist_large", lambda x, y: (torch.cdist(x, y), torch.cdist(x, y, p=1)), _r(30, 4), _r(5, 4, seed=1)),
     # host integers that enter as data
     _case("item_slice", lambda x, n: x[: _size(n, 9)], _r(9, 4), torch.tensor(3), more=((_r(9, 4), torch.tensor(7)),)),
     _case("item_start", lambda x, n: x[_size(n, 9):], _r(9, 4), torch.tensor(3), more=((_r(9, 4), torch.tensor(7)),)),
@@ -361,6 +426,12 @@ def _size(n: torch.Tensor, most: int) -> int:
     torch._check(value >= 0)
     torch._check(value <= most)
     return value
+
+
+def _assign(x: torch.Tensor, where: tuple, v: torch.Tensor) -> torch.Tensor:
+    y = x.clone()
+    y[where] = v
+    return y
 
 
 def _write(x: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
