@@ -42,12 +42,16 @@ Seed = Annotated[int, typer.Option("--seed", help="Of all random choices.")]
 Json = Annotated[Path | None, typer.Option(
     "--json", metavar="FILE", help="Write a report here; - for standard output, then nothing else goes there.")]
 
+_PIPE_WIDTH = 120
 status = Console(stderr=True, highlight=False)
 
 
 def out(json: Path | None = None) -> Console:
     """The console for results: standard output, or standard error when JSON goes to standard output."""
-    return Console(stderr=json == Path("-"), highlight=False, soft_wrap=True)
+    console = Console(stderr=json == Path("-"), highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = max(console.width, _PIPE_WIDTH)
+    return console
 
 
 def reporting(command: Callable[P, None]) -> Callable[P, None]:

@@ -10,6 +10,7 @@ The notation: `v7` is a value; `f32[1, s0]` a float32 tensor of one row and a si
 from __future__ import annotations
 
 import json
+from pathlib import PurePath
 
 from elastic_runtime import Statistics, schema
 
@@ -100,7 +101,7 @@ def source_text(program: schema.Program, source: int) -> str:
     if not 0 <= source < len(program.sources):
         return ""
     place = program.sources[source]
-    return f"{place.file}:{place.line}  {place.text.strip()}".rstrip()
+    return f"{PurePath(place.file).name}:{place.line}  {place.text.strip()}".rstrip()
 
 
 def tree_text(tree: schema.Tree) -> str:
