@@ -34,7 +34,7 @@ _FUNCTIONS: dict[str, Callable] = {
     "abs": abs, "min": min, "max": max, "and": lambda a, b: a and b, "or": lambda a, b: a or b,
     "not": operator.not_, "bitand": operator.and_, "bitor": operator.or_, "bitxor": operator.xor,
     "rshift": operator.rshift, "eq": operator.eq, "ne": operator.ne, "lt": operator.lt, "le": operator.le,
-    "gt": operator.gt, "ge": operator.ge, "round": round, "round_digits": round, "floor": math.floor,
+    "gt": operator.gt, "ge": operator.ge, "round": round, "floor": math.floor,
     "ceil": math.ceil, "trunc": math.trunc, "sqrt": math.sqrt, "exp": math.exp, "log": math.log,
     "log2": math.log2, "sin": math.sin, "cos": math.cos, "tanh": math.tanh, "isnan": math.isnan,
     "isinf": math.isinf, "select": lambda condition, a, b: a if condition else b, "const": lambda value: value,
@@ -99,6 +99,8 @@ def function(op: str, made: ValueType, int_bits: int) -> Callable:
     if op in _CHOOSE:
         compute, convert = _FUNCTIONS[op], _FUNCTIONS[made.kind]
         return lambda *operands: convert(compute(*operands))
+    if op == "round_digits":
+        return _round
     if op in ("mul", "pow", "lshift"):
         return _bounded(op, made, int_bits)
     return _FUNCTIONS[op]
@@ -108,6 +110,13 @@ def _item(tensor: np.ndarray) -> bool | int | float:
     if tensor.size != 1:
         raise ExecutionError("item", "one-element", f"a tensor of shape {list(tensor.shape)}", "one element")
     return tensor.item()
+
+
+def _round(value: int | float, digits: int) -> int | float:
+    """`round(value, digits)`, without the power of ten that Python makes to find out that nothing is left."""
+    if isinstance(value, int) and digits < -value.bit_length() - 1:
+        return 0
+    return round(value, digits)
 
 
 def _bounded(op: str, made: ScalarType, int_bits: int) -> Callable:
@@ -126,7 +135,7 @@ def _bounded(op: str, made: ScalarType, int_bits: int) -> Callable:
         return a << b
 
     def power(a, b):
-        if type(b) is int and b > 0 and type(a) is int and a.bit_length() * b > int_bits:
+        if type(a) is type(b) is int and b > 0 and abs(a) > 1 and a.bit_length() * b > int_bits:
             raise refuse(a.bit_length() * b)
         result = a ** b
         if type(result).__name__ != made.kind:

@@ -27,7 +27,8 @@ ENTRY_POINTS = "elastic_runtime.engines"
 
 Kernel = Callable[[list[np.ndarray]], Sequence[np.ndarray]]
 """Called with one array per input port; gives one array per output port that nothing else writes to later.
-An input array may be read-only, and need not be contiguous. The list belongs to the caller."""
+Inputs have the dtype and rank of their ports, are C-contiguous, aligned, in native byte order, and may be
+read-only; outputs must be C-contiguous. An exception comes out as `ExecutionError` with the region's name."""
 
 
 @dataclass(frozen=True)

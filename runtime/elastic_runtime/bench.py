@@ -1,0 +1,81 @@
+"""Latency of several callables, measured against each other in one run.
+
+In: callables by name. Out: a `Timing` per name.
+Never: times candidates one after the other (a machine that slows down would favour the first), or drops samples.
+"""
+from __future__ import annotations
+
+import gc
+import statistics
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from time import perf_counter, perf_counter_ns
+
+import numpy as np
+
+_MAX_ROUNDS = 2_000_000
+_FIFTHS = 5
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds per call. `percentiles_ms`: by percentile. `spread`: how far the medians of five consecutive
+    fifths of the run lie apart, relative to the median. `throughput`: calls per second of time spent in calls."""
+
+    name: str
+    count: int
+    median_ms: float
+    mean_ms: float
+    min_ms: float
+    percentiles_ms: dict[float, float]
+    spread: float
+    throughput: float
+
+
+def interleave(candidates: Mapping[str, Callable[[], object]], *, warmup_ms: float = 200.0, duration_s: float = 3.0,
+               iterations: int = 10, percentiles: Sequence[float] = (50, 90, 99)) -> dict[str, Timing]:
+    """Call all `candidates` in rounds, one call of each per round, rotating who begins.
+
+    warmup_ms: of rounds before measuring, at least one. The measurement goes on for `duration_s` in all and for
+    at least `iterations` rounds. The garbage collector rests while it lasts. Raises ValueError for no candidates
+    or a percentile outside 0 to 100.
+    """
+    if not candidates or not all(0 <= percentile <= 100 for percentile in percentiles):
+        raise ValueError("interleave needs at least one candidate, and percentiles between 0 and 100")
+    calls = list(candidates.values())
+    collecting = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        _rounds(calls, warmup_ms / 1e3, 1)
+        samples = _rounds(calls, duration_s, iterations)
+    finally:
+        if collecting:
+            gc.enable()
+    return {name: _timing(name, taken, percentiles) for name, taken in zip(candidates, samples)}
+
+
+def _rounds(calls: Sequence[Callable[[], object]], duration_s: float, at_least: int) -> list[array]:
+    samples = [array("q") for _ in calls]
+    order = list(zip(calls, samples))
+    end, done = perf_counter() + duration_s, 0
+    while done < at_least or perf_counter() < end and done < _MAX_ROUNDS:
+        for call, taken in order:
+            start = perf_counter_ns()
+            call()
+            taken.append(perf_counter_ns() - start)
+        order.append(order.pop(0))
+        done += 1
+    return samples
+
+
+def _timing(name: str, taken: array, percentiles: Sequence[float]) -> Timing:
+    times = np.frombuffer(taken, np.int64) / 1e6
+    median = float(np.median(times))
+    medians = [float(np.median(part)) for part in np.array_split(times, _FIFTHS) if part.size]
+    return Timing(
+        name=name, count=times.size, median_ms=median, mean_ms=statistics.fmean(times), min_ms=float(times.min()),
+        percentiles_ms={float(p): float(np.percentile(times, p)) for p in percentiles},
+        spread=(max(medians) - min(medians)) / median if median else 0.0,
+        throughput=1e3 * times.size / float(times.sum()) if times.sum() else 0.0)
