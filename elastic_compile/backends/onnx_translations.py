@@ -461,10 +461,10 @@ def _adaptive_max_pool2d(self, output_size):
     values, indices = [], []
     for top, bottom in _windows(height, output_size[0]):
         for left, right in _windows(width, output_size[1]):
-            window = self[..., top:bottom, left:right].flatten(-2)
-            best = window.max(-1)
+            best = self[..., top:bottom, left:right].flatten(-2).max(-1)
+            place = positions[..., top:bottom, left:right].flatten(-2)
             values.append(best.values)
-            indices.append(positions[..., top:bottom, left:right].flatten(-2).gather(-1, best.indices[..., None])[..., 0])
+            indices.append(place.gather(-1, best.indices[..., None])[..., 0])
     shape = (*self.shape[:-2], *output_size)
     return torch.stack(values, -1).view(shape), torch.stack(indices, -1).view(shape)
 

@@ -9,6 +9,7 @@ A complex tensor crosses the boundary as a real one whose last dimension, of 2, 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 import numpy as np
 import onnxruntime as ort
@@ -36,7 +37,7 @@ class OnnxRuntimeEngine:
         scan(files["model"], weights, file)
         try:
             session = ort.InferenceSession(
-                bytes(files["model"]), _session_options(weights, options), providers=["CPUExecutionProvider"])
+                bytes(files["model"]), _session_options(region, weights, options), providers=["CPUExecutionProvider"])
         except Exception as error:
             raise BundleError(file, "onnx-load", str(error), "a model that ONNX Runtime "
                               f"{ort.__version__} accepts") from error
@@ -45,13 +46,25 @@ class OnnxRuntimeEngine:
         return _kernel(region, session, weights)
 
 
-def _session_options(weights: Mapping[str, np.ndarray], options: EngineOptions) -> ort.SessionOptions:
+@cache
+def _share_allocator() -> None:
+    """One arena for all sessions of the process: forty small regions hold 2 MiB of it instead of 17."""
+    ort.create_and_register_allocator(
+        ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT), None)
+
+
+def _session_options(region: Region, weights: Mapping[str, np.ndarray],
+                     options: EngineOptions) -> ort.SessionOptions:
+    _share_allocator()
     made = ort.SessionOptions()
     made.log_severity_level = 4
     made.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     made.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     made.intra_op_num_threads = options.threads
     made.inter_op_num_threads = 1
+    made.enable_mem_pattern = all(isinstance(size, int) for port in region.inputs for size in port.type.shape)
+    made.add_session_config_entry("session.use_env_allocators", "1")
+    # Idle threads of one region's pool would spin on the cores that the next region needs.
     made.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if weights:
         values = [ort.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
@@ -78,7 +91,6 @@ def _kernel(region: Region, session: ort.InferenceSession, weights: Mapping[str,
     inputs = tuple(port.name for port in region.inputs)
     outputs = [port.name for port in region.outputs]
     name = region.name
-    kept = dict(weights)
 
     def kernel(arrays: list[np.ndarray]) -> Sequence[np.ndarray]:
         for array in arrays:
@@ -86,11 +98,11 @@ def _kernel(region: Region, session: ort.InferenceSession, weights: Mapping[str,
                 arrays = [item.astype(item.dtype.newbyteorder("=")) for item in arrays]
                 break
         try:
-            return run(outputs, dict(zip(inputs, arrays)), None)
+            return run(outputs, dict(zip(inputs, arrays, strict=True)), None)
         except Exception as error:
             raise ExecutionError(name, "onnxruntime", str(error), "a run without an error") from error
 
-    kernel.weights = kept
+    kernel.weights = weights  # the session reads their memory and holds no reference to it
     if not any(port.type.dtype in _REAL for port in (*region.inputs, *region.outputs)):
         return kernel
 
