@@ -162,6 +162,10 @@ class Comprehensions(Expressions):
             inner.loops(node, node.generators, argument, collect(result), None)
             inner.out.append(ast.Return(build.load(result)))
         declared = [self.outer_declaration(n) for n in sorted(outside)]
+        self.out += [
+            ast.AnnAssign(target=ast.Name(n, ast.Store()), annotation=build.constant(None), simple=1)
+            for n in sorted(outside & self.bound)
+        ]
         self.out.append(ast.FunctionDef(
             name=name, args=build.parameters([argument]), body=[*declared, *inner.out], decorator_list=[]
         ))

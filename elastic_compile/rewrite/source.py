@@ -38,9 +38,10 @@ Definition = ast.FunctionDef | ast.Lambda
 
 @dataclass(frozen=True)
 class Found:
-    """The definition of a running function, decorators dropped and private names mangled."""
+    """The definition of a running function, decorators dropped and private names mangled for the class `private`."""
 
     node: Definition
+    private: str | None
     source: Source
     flags: int
 
@@ -69,7 +70,7 @@ def find(fn: types.FunctionType) -> Found:
         node = _mangled(node, private, lines)
         compiled = compile_alone(node, code.co_freevars, module.imported, flags, code.co_filename)
         if same_code(compiled, code):
-            matches.append((node, compiled))
+            matches.append((node, compiled, private))
     if len(matches) > 1:
         positions = list(code.co_positions())
         matches = [m for m in matches if list(m[1].co_positions()) == positions] or matches
@@ -78,7 +79,7 @@ def find(fn: types.FunctionType) -> Found:
             "several definitions on one line have the same code" if matches
             else "source does not match the running code"
         )
-    return Found(matches[0][0], source, flags)
+    return Found(matches[0][0], matches[0][2], source, flags)
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def _parsed(file: str, text: str, flags: int) -> Module:
         kind = type(node)
         if kind is ast.FunctionDef:
             first = node.decorator_list[0].lineno if node.decorator_list else node.lineno
-            found.setdefault((first, _mangle(node.name, private)), []).append((node, private))
+            found.setdefault((first, node.name), []).append((node, private))
         elif kind is ast.Lambda:
             found.setdefault((node.lineno, "<lambda>"), []).append((node, private))
         elif kind is ast.ClassDef:
@@ -176,7 +177,10 @@ def _mangled(node: Definition, private: str | None, lines: list[str]) -> Definit
     text = "".join(lines[node.lineno - 1 : node.end_lineno])
     if all(name.endswith("__") for name in re.findall(r"(?<!\w)__\w+", text)):
         return node
-    return _Mangler(private).visit(node)
+    mangled = _Mangler(private).visit(node)
+    if isinstance(mangled, ast.FunctionDef):
+        mangled.name = node.name
+    return mangled
 
 
 def without_defaults(args: ast.arguments) -> ast.arguments:

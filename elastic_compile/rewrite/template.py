@@ -7,6 +7,7 @@ Never: changes the original function or its module.
 from __future__ import annotations
 
 import ast
+import inspect
 import linecache
 import os
 import re
@@ -16,11 +17,12 @@ from typing import Any
 
 from elastic_compile.rewrite import build
 from elastic_compile.rewrite.expressions import Unit
-from elastic_compile.rewrite.liveness import UNSEEN, analyse
+from elastic_compile.rewrite.liveness import analyse
 from elastic_compile.rewrite.sites import Site
-from elastic_compile.rewrite.source import NotRewritable, find, made, maker
+from elastic_compile.rewrite.source import ASYNC_FLAGS, NotRewritable, find, made, maker
 from elastic_compile.rewrite.statements import rewrite_definition
 
+OPTIMISED = inspect.CO_OPTIMIZED
 LAMBDA = f"{build.PREFIX}_function"
 INNER_NAMES = re.compile(rf"{build.PREFIX}_(lambda|genexpr|listcomp|setcomp|dictcomp|function)\d*")
 
@@ -110,7 +112,7 @@ def _rewrite(fn: types.FunctionType) -> Template:
     raw = made(module, name)
     live, lines = _liveness(tree, raw)
     sites = tuple(replace(site, live=live.get(i, ())) for i, site in enumerate(unit.sites))
-    finished = _renamed(raw, code.co_qualname, filename)
+    finished = _Names(filename, f"_{(found.private or '').lstrip('_')}").restore(raw, code.co_qualname)
     codes = frozenset(_codes(finished))
     _rewritten.update((id(c), c) for c in codes)
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
@@ -166,26 +168,35 @@ def _codes(code: types.CodeType) -> list[types.CodeType]:
 
 
 def _is_rewritten_frame(code: types.CodeType) -> bool:
-    optimised, asynchronous = 0x1, 0x80 | 0x100 | 0x200
-    return bool(code.co_flags & optimised) and not code.co_flags & asynchronous
+    return bool(code.co_flags & OPTIMISED) and not code.co_flags & ASYNC_FLAGS
 
 
-def _renamed(code: types.CodeType, qualname: str, filename: str) -> types.CodeType:
-    """`code` with the names that the original's functions have; each code object differs from all others."""
-    match = INNER_NAMES.fullmatch(code.co_name)
-    name = f"<{'lambda' if match[1] == 'function' else match[1]}>" if match else code.co_name
-    is_class = not code.co_flags & 0x1
-    inside = f"{qualname}." if is_class else f"{qualname}.<locals>."
-    constants: list[Any] = []
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            inner = INNER_NAMES.fullmatch(constant.co_name)
-            own = f"<{inner[1]}>" if inner else constant.co_name
-            constants.append(_renamed(constant, inside + own, filename))
-        elif is_class and constant == code.co_qualname:
-            constants.append(qualname)
-        else:
-            constants.append(constant)
-    if not is_class:
-        constants.append((filename, code.co_firstlineno))
-    return code.replace(co_name=name, co_qualname=qualname, co_consts=tuple(constants))
+@dataclass(frozen=True)
+class _Names:
+    """The names that the original's functions have, for the code of the rewritten ones."""
+
+    filename: str
+    private: str
+
+    def original(self, name: str) -> str:
+        generated = INNER_NAMES.fullmatch(name)
+        if generated:
+            return "<lambda>" if generated[1] == "function" else f"<{generated[1]}>"
+        return name.removeprefix(self.private) if name.startswith(f"{self.private}__") else name
+
+    def restore(self, code: types.CodeType, qualname: str) -> types.CodeType:
+        """`code` with its original names; each function's code differs from all others."""
+        is_class = not code.co_flags & OPTIMISED
+        inside = f"{qualname}." if is_class else f"{qualname}.<locals>."
+        constants: list[Any] = []
+        for constant in code.co_consts:
+            if isinstance(constant, types.CodeType):
+                constants.append(self.restore(constant, inside + self.original(constant.co_name)))
+            elif is_class and constant == code.co_qualname:
+                constants.append(qualname)
+            else:
+                constants.append(constant)
+        if not is_class:
+            constants.append((self.filename, code.co_firstlineno))
+        name = self.original(code.co_name)
+        return code.replace(co_name=name, co_qualname=qualname, co_consts=tuple(constants))
