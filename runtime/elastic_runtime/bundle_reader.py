@@ -85,12 +85,10 @@ class BundleReader:
 
     # --------------------------------------------------------------------------------------------- files
     def _open(self, name: str, limit: int) -> tuple[int, int]:
-        """A descriptor and size of the plain file `name`.
+        """A descriptor and size of the file `name`, which is known to be plain.
 
-        Rules: "file-name", "missing-file", "symlink", "not-regular", "hard-link", "file-size".
+        Rules: "missing-file", "symlink", "not-regular", "hard-link", "file-size".
         """
-        if not PLAIN_NAME.fullmatch(name):
-            raise BundleError(name, "file-name", name, "one plain file name")
         try:
             before = os.stat(name, dir_fd=self.directory, follow_symlinks=False)
             if stat.S_ISLNK(before.st_mode):
@@ -137,7 +135,8 @@ class BundleReader:
         return data
 
     def _manifest(self) -> schema.Manifest:
-        """Rules: those of `_open` and of `decode_json`, "format", "version", "file-count", "file-entry"."""
+        """Rules: those of `_open` and of `decode_json`, "format", "version", "file-count", "file-name",
+        "file-entry"."""
         descriptor, size = self._open(MANIFEST, self.limits.json_bytes)
         try:
             raw = _read(descriptor, size, MANIFEST)
@@ -158,7 +157,7 @@ class BundleReader:
         seen = {MANIFEST}
         for entry in manifest.files:
             if not PLAIN_NAME.fullmatch(entry.name):
-                raise BundleError(entry.name, "file-name", entry.name, "one plain file name")
+                raise BundleError(MANIFEST, "file-name", repr(entry.name), "one plain file name")
             if entry.name in seen or entry.size < 0 or not _SHA256.fullmatch(entry.sha256):
                 raise BundleError(entry.name, "file-entry", f"{entry.size} bytes, SHA-256 {entry.sha256[:16]}",
                                   "one entry per file, with its size and its hash in lower-case hex")
