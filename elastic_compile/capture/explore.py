@@ -17,6 +17,7 @@ import types
 from dataclasses import dataclass
 from typing import Any, Callable, Sequence
 
+import sympy
 import torch
 
 from elastic_compile.capture.hooks import DATA_TEXT, Call, Hooks
@@ -350,10 +351,10 @@ class Explorer:
         position = tuple((call.frame.f_code, call.frame.f_lasti) for call in stack)
         if position in self.unjoined:
             return
-        state, symbols = self.state(stack, self.widened.get(position, frozenset()))
-        key = (position, state.key, tracer.symbols.facts(symbols), self.relevant_facts(symbols))
+        state, sizes = self.state(stack, self.widened.get(position, frozenset()))
+        args, rewrites, kept = self.join_arguments(state, sizes)
+        key = (position, state.key, self.knowledge(kept))
         target = self.joins.get(key)
-        args, rewrites = self.join_arguments(state)
         if target is not None:
             tracer.segment.end = Goto(target, args)
             tracer.dead = True
@@ -407,9 +408,9 @@ class Explorer:
         self.tracer.fresh.clear()
         self.tracer.items.clear()
 
-    def state(self, stack: list[Call], widened: frozenset[Any]) -> tuple[State, frozenset[Any]]:
-        """The state at a point, and the symbols in it."""
-        walker, symbols = self.walker(widened)
+    def state(self, stack: list[Call], widened: frozenset[Any]) -> tuple[State, Sequence[Any]]:
+        """The state at a point, and the symbolic sizes of its tensors."""
+        walker, sizes = self.walker(widened)
         for depth, call in enumerate(stack):
             names = call.frame.f_locals
             walker.state.tokens.append(("frame", depth))
@@ -425,20 +426,18 @@ class Explorer:
         for ident in self.mutated():
             walker.state.tokens.append(("mutated", self.heap.tensor_names[ident]))
             walker.walk(self.wrappers[ident], ("mutated", ident))
-        return walker.state, self.symbols_of(walker, symbols)
+        return walker.state, list(sizes)
 
-    def walker(self, widened: frozenset[Any], weights_are_static: bool = True) -> tuple[Walker, set[Any]]:
-        """A walker that describes tensors by type, sizes and aliasing; and the set that collects their symbols."""
+    def walker(self, widened: frozenset[Any], weights_are_static: bool = True) -> tuple[Walker, dict[Any, int]]:
+        """A walker that describes tensors by type, sizes and aliasing; and the symbolic sizes that it meets."""
         tracer = self.tracer
         aliases: dict[int, int] = {}
         classes: dict[Any, int] = {}
-        symbols: set[Any] = set()
 
         def size(value: Any) -> Any:
             expr = as_expr(value)
             if expr is None:
                 return value
-            symbols.update(expr.free_symbols)
             return ("size", classes.setdefault(expr, len(classes)))
 
         def describe(tensor: torch.Tensor, state: State) -> Any:
@@ -455,14 +454,7 @@ class Explorer:
                 "tensor", str(fake.dtype), tuple(size(s) for s in fake.shape), strides, alias, type(tensor).__name__,
             )
 
-        return Walker(describe, self.heap.number, widened), symbols
-
-    def symbols_of(self, walker: Walker, symbols: set[Any]) -> frozenset[Any]:
-        for scalar in walker.state.scalars:
-            expr = as_expr(scalar)
-            if expr is not None:
-                symbols.update(expr.free_symbols)
-        return frozenset(symbols)
+        return Walker(describe, self.heap.number, widened), classes
 
     def walk_heap(self, walker: Walker, changed: Sequence[int]) -> None:
         """Describe what changed in objects that exist before the call."""
@@ -499,13 +491,13 @@ class Explorer:
         if not structural:
             for owner, (key, _) in first.content:
                 walker.walk(self.heap.objects[owner][key], (owner, key), lambda new: None)
-            args, _ = self.join_arguments(walker.state)
+            args, _, _ = self.join_arguments(walker.state)
             if len(args) != len(first.content):
                 args = tuple(args[walker.state.scalar_slots[(owner, key)]] for owner, (key, _) in first.content)
             return 0, (*held, *args)
         self.walk_heap(walker, changed)
         state = walker.state
-        args, _ = self.join_arguments(state)
+        args, _, _ = self.join_arguments(state)
         if len(self.modes) > MAX_MODES:
             raise refuse("EC150", tracer.site, name=_pretty(self.heap.names[structural[0]]))
         number = next((i for i, mode in enumerate(self.modes) if i and mode.key == state.key), None)
@@ -546,31 +538,47 @@ class Explorer:
             self.add_root(entry, len(self.modes) - 1)
         return len(self.modes) - 1
 
-    def relevant_facts(self, symbols: frozenset[Any]) -> tuple[Any, ...]:
-        return tuple(sorted(
-            (str(expr), outcome) for expr, outcome in self.tracer.facts.items() if expr.free_symbols & symbols
-        ))
+    def knowledge(self, symbols: Sequence[Any]) -> tuple[Any, ...]:
+        """What the path knows of the symbols that live on behind a join, in names that do not depend on the path."""
+        tracer = self.tracer
+        names = {symbol: sympy.Symbol(f"known{i}") for i, symbol in enumerate(symbols)}
+        return (
+            tuple(str(tracer.symbols.var_to_range.get(symbol)) for symbol in symbols),
+            tuple(sorted(
+                (str(expr.xreplace(names)), outcome) for expr, outcome in tracer.facts.items()
+                if expr.free_symbols and expr.free_symbols <= set(symbols)
+            )),
+        )
 
-    def join_arguments(self, state: State) -> tuple[tuple[int, ...], dict[int, list[Any]]]:
-        """The values that the join takes here, and which scalars (by index) must be carried in fresh symbols
-        (with the slots that hold them): compound expressions, and Python numbers being widened."""
+    def join_arguments(
+        self, state: State, sizes: Sequence[Any] = ()
+    ) -> tuple[tuple[int, ...], dict[int, list[Any]], list[Any]]:
+        """The values that the join takes here; which scalars (by index) go on as fresh symbols, with the slots that
+        hold them; and the symbols that go on as they are: those of tensor sizes, and of numbers in places that
+        cannot be written."""
         tracer = self.tracer
         args = [tracer.tensor_value(tensor) for tensor in state.tensors]
         rewrites: dict[int, list[Any]] = {}
+        kept = [symbol for expr in sizes for symbol in sorted(expr.free_symbols, key=str)]
         for index, scalar in enumerate(state.scalars):
             expr = as_expr(scalar)
+            slots = [path for path, number in state.scalar_slots.items() if number == index]
+            fixed = any(state.slots[path].write is None for path in slots)
             source = tracer.symbol_value.get(expr) if expr is not None and expr.is_Symbol else None
             if source is not None and source[0] == "scalar":
                 args.append(source[1])
+                if fixed or expr in kept:
+                    kept.append(expr)
+                else:
+                    rewrites[index] = slots
                 continue
             output = tracer.new_value("scalar", python="int" if isinstance(scalar, (int, torch.SymInt)) else "float")
             tracer.record(ScalarEvent(scalar if expr is None else expr, output, tracer.site))
             args.append(output)
-            slots = [path for path, number in state.scalar_slots.items() if number == index]
-            if any(state.slots[path].write is None for path in slots):
+            if fixed:
                 raise refuse("EC110", tracer.site)
             rewrites[index] = slots
-        return tuple(args), rewrites
+        return tuple(args), rewrites, list(dict.fromkeys(kept))
 
     # -- loops
     def consider_widening(self, position: tuple[Any, ...], state: State) -> None:

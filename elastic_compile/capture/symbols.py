@@ -34,10 +34,6 @@ class Symbols(ShapeEnv):
             return self.decide(expr)
         return super().evaluate_sym_node(sym_node, size_oblivious, fallback_value)
 
-    def facts(self, symbols: frozenset[sympy.Symbol]) -> tuple[tuple[str, str], ...]:
-        """What is known of the range of each of `symbols`, comparable across paths."""
-        return tuple((str(s), str(self.var_to_range[s])) for s in sorted(symbols, key=str) if s in self.var_to_range)
-
     def snapshot(self) -> dict[str, Any]:
         """A copy of everything that learning a fact can change."""
         return {name: value.copy() for name, value in vars(self).items() if isinstance(value, (dict, list, set))}

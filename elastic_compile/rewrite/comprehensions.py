@@ -215,7 +215,7 @@ class Comprehensions(Expressions):
         operands = [self.pin(self.value(other), other, others[i + 1 :]) for i, other in enumerate(others)]
         items = self.inline_collection(generator, iterator, ast.List([], ast.Load()), collect_list)
         args = [items, *operands[: len(node.args) - 1]]
-        keywords = [ast.keyword(k.arg, v) for k, v in zip(node.keywords, operands[len(node.args) - 1 :])]
+        keywords = [ast.keyword(k.arg, v) for k, v in zip(node.keywords, operands[len(node.args) - 1 :], strict=True)]
         function = self.value(node.func)
         return ast.Call(build.hook("call"), [self.site("call", node), function, *args], keywords)
 

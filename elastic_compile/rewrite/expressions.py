@@ -14,7 +14,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from elastic_compile.rewrite import build
-from elastic_compile.rewrite.scopes import COMPREHENSIONS, assigned_names, bound_names, declared_global, stable_names
+from elastic_compile.rewrite.scopes import (
+    COMPREHENSIONS,
+    assigned_names,
+    bound_names,
+    declared_global,
+    stable_names,
+)
 from elastic_compile.rewrite.sites import Site, Source
 from elastic_compile.rewrite.source import Definition, NotRewritable
 
@@ -255,13 +261,13 @@ class Expressions:
 
     def value_Dict(self, node: ast.Dict) -> ast.expr:
         operands: list[ast.expr] = []
-        for key, value in zip(node.keys, node.values):
+        for key, value in zip(node.keys, node.values, strict=True):
             operands += [value] if key is None else [key, value]
         last = max((i for i, operand in enumerate(operands) if self.emits(operand)), default=-1)
         keys: list[ast.expr | None] = []
         values: list[ast.expr] = []
         position = 0
-        for key, value in zip(node.keys, node.values):
+        for key, value in zip(node.keys, node.values, strict=True):
             if key is None:
                 item = self.value(value)
                 if position < last and not isinstance(item, ast.Constant):
@@ -471,7 +477,7 @@ class Expressions:
         args = operands[: len(node.args)]
         keywords = [
             ast.keyword(k.arg, _unwrapped(value) if k.arg is None else value)
-            for k, value in zip(node.keywords, operands[len(node.args) :])
+            for k, value in zip(node.keywords, operands[len(node.args) :], strict=True)
         ]
         return ast.Call(build.hook("call"), [self.site("call", node), function, *args], keywords)
 

@@ -7,7 +7,8 @@ Never: takes a decision; `n`, the number of decisions so far, stays 0.
 from __future__ import annotations
 
 import operator
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 from elastic_compile.rewrite.sites import Site
 

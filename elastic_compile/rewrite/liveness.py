@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 import networkx
 
 from elastic_compile.rewrite import build
+from elastic_compile.rewrite.scopes import COMPREHENSIONS, bindings
 
 LIVE_AFTER = frozenset({"call", "iter", "next"})
 UNSEEN = frozenset({build.HOOKS, build.SITES, build.SLICE, "__class__"})
@@ -242,20 +243,13 @@ def names(node: ast.AST) -> tuple[set[str], set[str]]:
     uses: set[str] = set()
     defs: set[str] = set()
     for inner in ast.walk(node):
-        if isinstance(inner, ast.Name):
-            (defs if isinstance(inner.ctx, ast.Store) else uses).add(inner.id)
-        elif isinstance(inner, (ast.Import, ast.ImportFrom)):
-            defs.update(a.asname or a.name.partition(".")[0] for a in inner.names)
-        elif isinstance(inner, (ast.MatchAs, ast.MatchStar)) and inner.name:
-            defs.add(inner.name)
-        elif isinstance(inner, ast.MatchMapping) and inner.rest:
-            defs.add(inner.rest)
-        elif isinstance(inner, (ast.Lambda, *_COMPREHENSIONS)):
+        if isinstance(inner, ast.Name) and not isinstance(inner.ctx, ast.Store):
+            uses.add(inner.id)
+        elif isinstance(inner, (ast.Lambda, *COMPREHENSIONS)):
             return _conservative(node)
+        else:
+            defs.update(bindings(inner))
     return uses, defs
-
-
-_COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
 
 def _conservative(node: ast.AST) -> tuple[set[str], set[str]]:
@@ -269,9 +263,9 @@ def _conservative(node: ast.AST) -> tuple[set[str], set[str]]:
 
 def _hook_name(node: ast.Call) -> str | None:
     function = node.func
-    if isinstance(function, ast.Attribute) and isinstance(function.value, ast.Name) and function.value.id == build.HOOKS:
-        return function.attr
-    return None
+    if not isinstance(function, ast.Attribute) or not isinstance(function.value, ast.Name):
+        return None
+    return function.attr if function.value.id == build.HOOKS else None
 
 
 def analyse(node: ast.FunctionDef, code: types.CodeType) -> tuple[dict[int, tuple[str, ...]], dict[int, int]]:

@@ -61,23 +61,28 @@ def bound_names(node: ast.FunctionDef | ast.Lambda) -> set[str]:
     bound = set(parameters(node.args))
     outside: set[str] = set()
     for part in _statement_parts(_body(node)):
-        if isinstance(part, ast.Name) and not isinstance(part.ctx, ast.Load):
-            bound.add(part.id)
-        elif isinstance(part, ast.NamedExpr):
-            bound.add(part.target.id)
-        elif isinstance(part, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            bound.add(part.name)
-        elif isinstance(part, ast.ExceptHandler) and part.name:
-            bound.add(part.name)
-        elif isinstance(part, (ast.Import, ast.ImportFrom)):
-            bound.update(alias.asname or alias.name.partition(".")[0] for alias in part.names)
-        elif isinstance(part, (ast.MatchAs, ast.MatchStar)) and part.name:
-            bound.add(part.name)
-        elif isinstance(part, ast.MatchMapping) and part.rest:
-            bound.add(part.rest)
-        elif isinstance(part, (ast.Global, ast.Nonlocal)):
+        bound.update(bindings(part))
+        if isinstance(part, (ast.Global, ast.Nonlocal)):
             outside.update(part.names)
     return bound - outside
+
+
+def bindings(node: ast.AST) -> list[str]:
+    """The names that one node binds itself."""
+    match node:
+        case ast.Name(id=name, ctx=ast.Store() | ast.Del()):
+            return [name]
+        case ast.NamedExpr(target=ast.Name(id=name)):
+            return [name]
+        case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+            return [name]
+        case ast.ExceptHandler(name=str(name)) | ast.MatchAs(name=str(name)) | ast.MatchStar(name=str(name)):
+            return [name]
+        case ast.MatchMapping(rest=str(name)):
+            return [name]
+        case ast.Import(names=names) | ast.ImportFrom(names=names):
+            return [alias.asname or alias.name.partition(".")[0] for alias in names]
+    return []
 
 
 def declared_global(node: ast.FunctionDef | ast.Lambda) -> set[str]:

@@ -4,8 +4,8 @@ In: a function object. Out: its definition's tree, with private names mangled, a
 Never: imports or executes anything; a tree that does not compile to the running code is refused.
 """
 from __future__ import annotations
-
 import __future__
+
 import ast
 import functools
 import inspect
@@ -15,6 +15,7 @@ import types
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 from elastic_compile.rewrite.sites import Source
 
@@ -145,7 +146,7 @@ def _mangle(name: str, private: str | None) -> str:
 class _Mangler:
     """Writes private names out as the compiler stores them; classes inside mangle their own."""
 
-    FIELDS = {
+    FIELDS: ClassVar[dict[type, str]] = {
         ast.Name: "id", ast.Attribute: "attr", ast.arg: "arg", ast.FunctionDef: "name", ast.ClassDef: "name",
         ast.ExceptHandler: "name", ast.MatchAs: "name", ast.MatchStar: "name", ast.MatchMapping: "rest",
         ast.alias: "asname",

@@ -10,7 +10,7 @@ import sys
 
 from elastic_compile.rewrite import build
 from elastic_compile.rewrite.comprehensions import Comprehensions
-from elastic_compile.rewrite.expressions import BINARY, UNARY, COMPARE, Expressions, Unit, is_plain
+from elastic_compile.rewrite.expressions import BINARY, COMPARE, UNARY, Expressions, Unit, is_plain
 from elastic_compile.rewrite.source import Definition, NotRewritable, without_defaults
 
 KEPT = (
@@ -191,11 +191,11 @@ class Statements(Comprehensions):
             return
         names = [self.new() for _ in items]
         pattern: list[ast.expr] = []
-        for name, item in zip(names, target.elts):
+        for name, item in zip(names, target.elts, strict=True):
             place = ast.Name(name, ast.Store())
             pattern.append(ast.Starred(place, ast.Store()) if isinstance(item, ast.Starred) else place)
         self.write(ast.Assign(targets=[ast.Tuple(pattern, ast.Store())], value=value), target)
-        for name, item in zip(names, items):
+        for name, item in zip(names, items, strict=True):
             self.store(item, build.load(name))
 
     # -- decisions and loops

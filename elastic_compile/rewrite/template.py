@@ -45,7 +45,7 @@ class Template:
 
     def bind(self, fn: types.FunctionType, hooks: Any) -> types.FunctionType:
         """The rewritten form of `fn`, which calls `hooks`. Shares cells, defaults and attribute values with `fn`."""
-        cells = dict(zip(fn.__code__.co_freevars, fn.__closure__ or ()))
+        cells = dict(zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=True))
         cells[build.HOOKS] = types.CellType(hooks)
         cells[build.SITES] = types.CellType(self.sites)
         cells[build.SLICE] = types.CellType(slice)
