@@ -14,6 +14,7 @@ import types
 from dataclasses import dataclass
 from typing import Any, Callable, Iterator, Mapping, Sequence
 
+import msgspec
 import numpy as np
 import torch
 
@@ -113,7 +114,8 @@ def compile(
         compiled = engine.compile(sources, lambda done, total, region: report("compile", done, total))
         stages.regions(program, compiled)
         made = assemble(program, backend, compiled)
-        reference, tensors = reference_calls(function, entry_shapes)
+        with exploration.preserved():
+            reference, tensors = reference_calls(function, entry_shapes)
         result = CompiledProgram(
             program=made.program, backend=backend, files=made.files, weights=made.weights, reference=reference,
             reference_tensors=tensors, source=program,
@@ -168,7 +170,9 @@ def assemble(program: Program, backend: str, compiled: Sequence[backends.Compile
         name=program.name, values=program.values, blocks=program.blocks, entries=program.entries, regions=regions,
         modes=program.modes, initial=program.initial, sources=program.sources, host_ops=program.host_ops,
     )
-    return Assembled(_compact_values(host), files, store)
+    host = msgspec.structs.replace(
+        _compact_values(host), initial=tuple(tensor_of(weight) for weight in program.initial))
+    return Assembled(host, files, store)
 
 
 def _compact_values(program: schema.Program) -> schema.Program:

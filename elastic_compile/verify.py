@@ -13,6 +13,7 @@ from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Sequence
 
+import msgspec
 import numpy as np
 import torch
 
@@ -34,7 +35,8 @@ RUNS_PER_BLOCK = 2
 def reference_calls(
     function: Any, shapes: Sequence[CallShape]
 ) -> tuple[schema.Reference, dict[str, np.ndarray]]:
-    """Run every example call in eager PyTorch and record what it gives."""
+    """Run every example call in eager PyTorch, in order, and record what it gives. A call's `entry` counts the shapes;
+    `verify_compiled` turns it into the entry of the mode that the calls before leave."""
     tensors: dict[str, np.ndarray] = {}
     calls: list[schema.ReferenceCall] = []
 
@@ -74,17 +76,22 @@ def verify_compiled(result: CompiledProgram, native: bool) -> CompiledProgram:
         result.save(path)
         model = er.load(path, allow_native=native)
         calls = []
+        mode = 0
         for number, call in enumerate(result.reference.calls):
+            call = msgspec.structs.replace(call, entry=result.program.modes[mode].entries[call.entry])
+            one = msgspec.structs.replace(result.reference, calls=(call,))
             try:
-                er.reference.replay(model, dataclasses_replace(result.reference, (call,)), result.reference_tensors)
+                er.reference.replay(model, one, result.reference_tensors)
             except er.SelfTestFailed as error:
                 raise VerificationError(
                     f"the compiled program differs from eager PyTorch on example call {number}", reason=str(error),
                     hint="this is a defect of the compiler or of the backend; compile with dump_dir= and report it",
                 ) from error
-            calls.append(_with_path(call, model.last_path))
-        check_blocks(result.source, result.program, model, result.reference, result.reference_tensors)
-    return dataclasses.replace(result, reference=dataclasses_replace(result.reference, tuple(calls)))
+            calls.append(msgspec.structs.replace(call, path=tuple(model.last_path)))
+            mode = result.program.blocks[model.last_path[-1]].terminator.mode
+        reference = msgspec.structs.replace(result.reference, calls=tuple(calls))
+        check_blocks(result.source, result.program, model, reference, result.reference_tensors)
+    return dataclasses.replace(result, reference=reference)
 
 
 def check_blocks(
@@ -94,13 +101,13 @@ def check_blocks(
     """Run every block reachable by forcing branch outcomes, and compare each region in it with the captured
     operations run by PyTorch on the same data. Returns the blocks that were run."""
     queue: deque[tuple[int, tuple[Any, ...]]] = deque()
+    initial = [
+        source.weights[name].item() if isinstance(kind, schema.ScalarType) else _array(source.weights[name])
+        for name, kind in zip(source.initial, program.modes[0].state)
+    ]
     for call in reference.calls:
-        entry = program.entries[call.entry]
-        kinds = [program.values[v] for v in entry.inputs]
-        queue.append((entry.block, tuple(
-            tensors[name].item() if isinstance(kind, schema.ScalarType) else tensors[name]
-            for name, kind in zip(call.inputs, kinds)
-        )))
+        if call.entry in program.modes[0].entries:
+            queue.append((program.entries[call.entry].block, (*er.reference.inputs(program, call, tensors), *initial)))
     visits: dict[int, int] = {}
     while queue:
         number, args = queue.popleft()
@@ -117,7 +124,14 @@ def check_blocks(
         for index, step in enumerate(block.steps):
             if isinstance(step, schema.RegionStep):
                 _check_region(source, number, index, step, ran.values)
-        for jump in jumps(block.terminator):
+        end = block.terminator
+        if isinstance(end, (schema.Return, schema.Raise)) and end.mode:
+            state = tuple(ran.values[v] for v in end.carry)
+            for call in reference.calls:
+                if call.entry in program.modes[end.mode].entries:
+                    args = er.reference.inputs(program, call, tensors)
+                    queue.append((program.entries[call.entry].block, (*args, *state)))
+        for jump in jumps(end):
             queue.append((jump.block, tuple(ran.values[v] for v in jump.args)))
     return set(visits)
 
@@ -171,18 +185,6 @@ def difference(given: np.ndarray, expected: np.ndarray) -> str:
         return f"largest difference {np.nanmax(gap):.3g} at {[int(i) for i in where]}, of values up to " \
                f"{np.nanmax(np.abs(expected)):.3g}"
     return f"{int(np.sum(given != expected))} of {given.size} elements differ"
-
-
-def dataclasses_replace(reference: schema.Reference, calls: tuple[schema.ReferenceCall, ...]) -> schema.Reference:
-    """The reference with other calls."""
-    return schema.Reference(tensors=reference.tensors, calls=calls, rtol=reference.rtol, atol=reference.atol)
-
-
-def _with_path(call: schema.ReferenceCall, path: Sequence[int]) -> schema.ReferenceCall:
-    return schema.ReferenceCall(
-        entry=call.entry, inputs=call.inputs, outputs=call.outputs, result=call.result, path=tuple(path),
-        raises=call.raises,
-    )
 
 
 def _fresh(leaf: Any) -> Any:

@@ -10,12 +10,13 @@ run-time scalars.
 """
 from __future__ import annotations
 
+import contextlib
 import copy
 import ctypes
 import sys
 import types
 from dataclasses import dataclass
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, Iterator, Sequence
 
 import sympy
 import torch
@@ -102,6 +103,19 @@ class Exploration:
     initial: tuple[Any, ...]
     tracer: Tracer
     hooks: Hooks
+    heap: Heap
+
+    @contextlib.contextmanager
+    def preserved(self) -> Iterator[None]:
+        """Within, the function may be called for real: the state that it changes is put back after."""
+        held = [(t, t.detach().clone()) for t in self.initial if isinstance(t, torch.Tensor)]
+        try:
+            yield
+        finally:
+            self.heap.uninstall()
+            with torch.no_grad():
+                for tensor, data in held:
+                    tensor.copy_(data)
 
 
 def explore(
@@ -216,7 +230,7 @@ class Explorer:
                 unaccounted = {p for root in self.roots for p in Liveness(root.segment, tracer).unaccounted}
                 if not unaccounted:
                     return Exploration(
-                        tuple(self.roots), tuple(self.modes), tuple(self.initial), tracer, self.hooks)
+                        tuple(self.roots), tuple(self.modes), tuple(self.initial), tracer, self.hooks, self.heap)
                 self.unjoined.update(unaccounted)
                 self.joins.clear()
                 del self.modes[1:]

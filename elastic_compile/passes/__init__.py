@@ -3,9 +3,9 @@
 In: a program. Out: an equivalent one. Never: changes the program it is given.
 """
 from elastic_compile.passes.pipeline import Pass, run
-from elastic_compile.passes.simplify import Deduplicate, MergeChains, PruneParameters
+from elastic_compile.passes.simplify import Deduplicate, MergeChains, PruneParameters, ThreadJumps
 
 #: The passes that every compilation runs, in order.
-STANDARD: tuple[Pass, ...] = (MergeChains(), PruneParameters(), Deduplicate())
+STANDARD: tuple[Pass, ...] = (ThreadJumps(), MergeChains(), PruneParameters(), Deduplicate(), MergeChains())
 
-__all__ = ["STANDARD", "Deduplicate", "MergeChains", "Pass", "PruneParameters", "run"]
+__all__ = ["STANDARD", "Deduplicate", "MergeChains", "Pass", "PruneParameters", "ThreadJumps", "run"]

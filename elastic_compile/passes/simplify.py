@@ -240,6 +240,28 @@ def _drop_unused_graphs(program: Program) -> Program:
 
 
 @dataclass(frozen=True)
+class ThreadJumps:
+    """A jump to a block that does nothing but jump on goes straight to where that leads."""
+
+    def __call__(self, program: Program) -> Program:
+        def through(jump: schema.Jump) -> schema.Jump:
+            seen = {jump.block}
+            while True:
+                block = program.blocks[jump.block]
+                if block.steps or not isinstance(block.terminator, schema.Jump) or block.terminator.block in seen:
+                    return jump
+                jump = _with(
+                    rename(block.terminator, dict(zip(block.params, jump.args))),
+                    source=jump.source if jump.source >= 0 else block.terminator.source,
+                )
+                seen.add(jump.block)
+
+        return _compact(program, [
+            _with(block, terminator=_map_jumps(block.terminator, through)) for block in program.blocks
+        ])
+
+
+@dataclass(frozen=True)
 class PruneParameters:
     """Block parameters, region inputs and outputs that nothing reads are dropped, to a fixed point."""
 
