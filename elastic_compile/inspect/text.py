@@ -5,7 +5,8 @@ Out: text, equal for equal input.
 Never: needs more than the program itself, and never fails on a program that the runtime would refuse.
 
 The notation: `v7` is a value; `f32[1, s0]` a float32 tensor of one row and a size `s0` known at run time;
-`-> 3 exit(v7)` goes to block 3, labelled "exit", and gives `v7` for its first parameter.
+`-> 3 exit(v7)` goes to block 3, labelled "exit", and gives `v7` for its first parameter. A source line stands
+beside the last of the operations made of it: beside the branch that decides, where there is one.
 """
 from __future__ import annotations
 
@@ -25,6 +26,7 @@ _INFIX = {
 }
 _PREFIX = {"neg": "-", "not": "not "}
 _SOURCE_COLUMN = 64
+_MOST_SOURCE = 48
 
 
 def render_text(
@@ -101,7 +103,9 @@ def source_text(program: schema.Program, source: int) -> str:
     if not 0 <= source < len(program.sources):
         return ""
     place = program.sources[source]
-    return f"{PurePath(place.file).name}:{place.line}  {place.text.strip()}".rstrip()
+    text = place.text.strip()
+    short = text if len(text) <= _MOST_SOURCE else f"{text[:_MOST_SOURCE - 1]}…"
+    return f"{PurePath(place.file).name}:{place.line}  {short}".rstrip()
 
 
 def tree_text(tree: schema.Tree) -> str:
@@ -200,8 +204,10 @@ def _block(program: schema.Program, number: int, statistics: Statistics | None) 
     visits = f"  [{visits_text(statistics.visits[number], statistics.calls)}]" if statistics else ""
     times = region_ms(statistics) if statistics else {}
     lines = [f"block {block_text(program, number)}({parameters}){visits}"]
-    for step in block.steps:
-        lines.append(_with_source(program, f"    {_step(program, step, times)}", step.source))
+    following = (*(step.source for step in block.steps[1:]), block.terminator.source)
+    for step, after in zip(block.steps, following, strict=False):
+        source = -1 if step.source == after else step.source
+        lines.append(_with_source(program, f"    {_step(program, step, times)}", source))
     lines.extend(_terminator(program, block.terminator))
     return "\n".join(lines)
 

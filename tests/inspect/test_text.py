@@ -17,7 +17,7 @@ entry forward(x=v0) -> 0 entry
 
 block 0 entry(v0: f32[])
     v1: float = v0.item()
-    v2: bool = v1 > 0.0                                           # model.py:7  if x.item() > 0:
+    v2: bool = v1 > 0.0
     if v2                                                         # model.py:7  if x.item() > 0:
         then -> 1 positive(v1)
         else -> 2 other()
@@ -33,6 +33,15 @@ block 2 other()
 
 def test_a_whole_program():
     assert render_text(scalar_program(), weight_bytes=1536) == SCALAR
+
+
+def test_a_source_line_stands_beside_the_last_of_its_operations_shortened():
+    program = exits_program()
+    long = schema.Source(file="/home/me/nets/model.py", line=20, text="    features = " + "self.stem(image) + " * 9)
+    program = msgspec.structs.replace(program, sources=(long, *program.sources[1:]))
+    text = render_text(program)
+    assert "# model.py:20  features = self.stem(image) + self.stem(image) …\n" in text
+    assert render_text(scalar_program()).count("model.py:7") == 1
 
 
 def test_region_calls_switches_raises_and_results():
