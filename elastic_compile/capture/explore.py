@@ -39,6 +39,7 @@ from elastic_compile.capture.tracer import (
     Segment,
     SymRef,
     Tracer,
+    changed_in_place,
 )
 from elastic_compile.errors import CompileError, InternalError, Refusal
 from elastic_compile.refusals import refuse
@@ -174,6 +175,7 @@ class Explorer:
         self.wrappers: dict[int, torch.Tensor] = {}
         self.fakes: dict[int, torch.Tensor] = {}
         self.stand_ins = [[self.stand_in(leaf) for leaf in entry.leaves] for entry in entries]
+        self.inputs: dict[int, dict[int, torch.Tensor]] = {}
         self.roots: list[Root] = []
         self.initial: list[Any] = []
         self.state_symbols: dict[Any, Any] = {}
@@ -251,10 +253,7 @@ class Explorer:
         try:
             self.install(self.modes[root.mode])
             with tracer.active():
-                leaves = [
-                    torch._to_functional_tensor(one) if isinstance(one, torch.Tensor) else one
-                    for _, one in self.stand_ins[root.entry]
-                ]
+                leaves = self.input_tensors(root)
                 args, kwargs = self.entries[root.entry].arguments(leaves)
                 self.argument_heap = Heap([(f"arguments{k}", v) for k, v in _named(args, kwargs)])
                 self.input_wrappers = leaves
@@ -263,6 +262,14 @@ class Explorer:
             pass
         finally:
             self.heap.reset()
+
+    def input_tensors(self, root: Root) -> list[Any]:
+        """The tensors that the running program sees as inputs: those of the last path, unless it changed them."""
+        kept = self.inputs.setdefault(root.segment.number, {})
+        for i, (_, one) in enumerate(self.stand_ins[root.entry]):
+            if isinstance(one, torch.Tensor) and (i not in kept or changed_in_place(kept[i])):
+                kept[i] = torch._to_functional_tensor(one)
+        return [kept.get(i, one) for i, (_, one) in enumerate(self.stand_ins[root.entry])]
 
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         tracer = self.tracer
@@ -324,9 +331,7 @@ class Explorer:
             put_back(self.heap.objects[owner], content)
 
     def was_mutated(self, ident: int) -> bool:
-        wrapper = self.wrappers[ident]
-        torch._sync(wrapper)
-        return torch._from_functional_tensor(wrapper) is not self.fakes[ident]
+        return changed_in_place(self.wrappers[ident])
 
     def mutated(self) -> list[int]:
         return [ident for ident in self.wrappers if self.was_mutated(ident)]

@@ -108,7 +108,7 @@ class Hooks:
             self.stack.append(Call(frame, site))
             self.stack.append(Call(None, site))
             try:
-                return fn(*args, **kwargs)
+                return self.tracer.library(fn, args, kwargs)
             finally:
                 del self.stack[-2:]
         self.stack.append(Call(frame, site))
@@ -219,6 +219,8 @@ class Hooks:
         self.tracer.site = site
         if type(a) in SYMBOLIC or type(b) in SYMBOLIC:
             return self.symbolic(BINARY, name, a, b)
+        if isinstance(a, torch.Tensor) or isinstance(b, torch.Tensor):
+            return self.tracer.library(BINARY[name], (a, b), {})
         return BINARY[name](a, b)
 
     def symbolic(self, table: dict[str, Callable[..., Any]], name: str, a: Any, b: Any) -> Any:
@@ -262,6 +264,8 @@ class Hooks:
         self.tracer.site = site
         if (type(a) in SYMBOLIC or type(b) in SYMBOLIC) and name not in ("in", "not in"):
             return self.symbolic(COMPARE, name, a, b)
+        if (isinstance(a, torch.Tensor) or isinstance(b, torch.Tensor)) and name not in ("in", "not in"):
+            return self.tracer.library(COMPARE[name], (a, b), {})
         return COMPARE[name](a, b)
 
     def getitem(self, site: Any, target: Any, key: Any) -> Any:

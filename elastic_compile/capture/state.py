@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copyreg
 import enum
+import operator
 import types
 from dataclasses import dataclass, field
 from typing import Any, Callable, Iterable
@@ -276,6 +277,7 @@ class Heap:
         for name, root in roots:
             self.watch(root, name)
         self.original = list(self.saved)
+        self.watched: list[tuple[int, Any]] | None = None
 
     def watch(self, root: Any, name: str) -> None:
         """Add `root` and everything mutable that it reaches."""
@@ -338,7 +340,17 @@ class Heap:
 
     def changed(self) -> list[int]:
         """Numbers of the objects whose content is not, by identity, what it was."""
-        return [i for i, value in enumerate(self.objects) if not _same(content_of(value), self.saved[i])]
+        if self.watched is None:
+            empty = [i for i, content in enumerate(self.saved) if not content and hasattr(self.objects[i], "__len__")]
+            self.empty = [self.objects[i] for i in empty]
+            self.empty_numbers = empty
+            still = {i for i, value in enumerate(self.objects) if isinstance(value, tuple)} | set(empty)
+            self.watched = [(i, self.objects[i]) for i in range(len(self.objects)) if i not in still]
+        changed = [i for i, value in self.watched if not _unchanged(value, self.saved[i])]
+        if any(map(len, self.empty)):
+            changed = sorted(changed + [i for i in self.empty_numbers if len(self.objects[i])])
+        return changed
+
 
 def _children(value: Any, label: str) -> list[tuple[Any, str]] | None:
     """What a mutable object holds, with names; None for what cannot change or cannot be looked into."""
@@ -380,7 +392,16 @@ def content_of(value: Any) -> tuple[Any, ...]:
 
 
 def _same(now: tuple[Any, ...], before: tuple[Any, ...]) -> bool:
-    return len(now) == len(before) and all(a is b for a, b in zip(now, before))
+    return len(now) == len(before) and all(map(operator.is_, now, before))
+
+
+def _unchanged(value: Any, before: tuple[Any, ...]) -> bool:
+    """`_same(content_of(value), before)`, quick for dictionaries."""
+    if type(value) is dict:
+        half = len(value)
+        return 2 * half == len(before) and all(map(operator.is_, value, before)) and all(
+            map(operator.is_, value.values(), before[half:]))
+    return _same(content_of(value), before)
 
 
 def put_back(value: Any, content: tuple[Any, ...]) -> None:

@@ -182,6 +182,16 @@ class Join:
     loop: bool
 
 
+@dataclass(frozen=True)
+class Known:
+    """What a library call that began at some event did: its name, its operands, the events it made, its result."""
+
+    name: str
+    operands: tuple[Any, ...]
+    events: int
+    result: torch.Tensor
+
+
 @dataclass(eq=False)
 class Segment:
     """A straight line of events; grows while its path is traced, then never changes."""
@@ -191,6 +201,7 @@ class Segment:
     join: Join | None = None
     events: list[Any] = field(default_factory=list)
     end: Any = None
+    known: dict[int, Known] = field(default_factory=dict)
 
     def lineage(self) -> list[Segment]:
         """The segments from the root to this one."""
@@ -344,6 +355,34 @@ class Tracer:
         if self.replaying:
             raise refuse("EC120", self.site)
         self.segment.end = end
+
+    # -- library calls
+    def library(self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call a function of PyTorch. Along a known prefix, a call on the very tensors that it was first made on
+        gives the very tensor that it first gave, unless any of them has since been changed in place."""
+        if kwargs or not all(type(arg) in SIMPLE or isinstance(arg, torch.nn.Module) for arg in args):
+            return fn(*args, **kwargs)
+        name = getattr(fn, "__name__", "")
+        owner = getattr(fn, "__self__", None)
+        operands = (owner, *args) if isinstance(owner, torch.Tensor) else args
+        if self.replaying:
+            known = self.segment.known.get(self.cursor)
+            if known is not None and known.name == name and len(known.operands) == len(operands) and (
+                all(map(_identical, known.operands, operands)) and not changed_in_place(known.result)
+            ):
+                self.fresh.update(
+                    output for event in self.segment.events[self.cursor: self.cursor + known.events]
+                    if isinstance(event, OpEvent) for output in event.outputs if output is not None)
+                self.cursor += known.events
+                return known.result
+            return fn(*args, **kwargs)
+        segment, start = self.segment, self.cursor
+        result = fn(*args, **kwargs)
+        if self.segment is segment and self.cursor > start and isinstance(result, torch.Tensor) and not any(
+            isinstance(operand, torch.Tensor) and changed_in_place(operand) for operand in (*operands, result)
+        ):
+            segment.known[start] = Known(name, operands, self.cursor - start, result)
+        return result
 
     # -- decisions
     def decide(self, tensor: int | None, expr: sympy.Basic | None) -> bool:
@@ -549,6 +588,22 @@ class Tracer:
         finally:
             torch._disable_functionalization()
             torch.backends.mha.set_fastpath_enabled(fast)
+
+
+SIMPLE = frozenset({
+    torch.Tensor, torch.nn.Parameter, int, float, bool, str, type(None), torch.dtype, torch.device,
+})
+
+
+def _identical(a: Any, b: Any) -> bool:
+    return a is b or (not isinstance(a, torch.Tensor) and type(a) is type(b) and a == b)
+
+
+def changed_in_place(tensor: torch.Tensor) -> bool:
+    """Whether a tensor of the running program, or an alias of it, was written to since it was made."""
+    return torch._is_functional_tensor(tensor) and (
+        torch._functionalize_has_data_mutation(tensor) or torch._functionalize_has_metadata_mutation(tensor)
+    )
 
 
 NOT_FOLDED = {aten.empty.memory_format, aten.empty_strided.default, aten.empty_like.default}
