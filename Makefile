@@ -3,7 +3,7 @@
 #   make demo        compile the example network, verify it, run and time it without torch
 #   make test        lint, then every test
 #   make test-quick  the tests without the slow ones
-#   make bench       the demo's measured table alone
+#   make bench       the example network against eager PyTorch and torch.compile
 #   make lint        style and architecture checks
 
 PYTHON ?= python3
@@ -30,7 +30,11 @@ test-quick: lint
 	$(BIN)/python -m pytest -m "not slow"
 
 bench: $(READY)
-	$(BIN)/python $(DEMO)/demo.py --bench-only
+	mkdir -p out
+	$(BIN)/elastic-compile compile $(DEMO)/model.py:factory -o out/digits-onnxruntime.elastic
+	$(BIN)/elastic-compile compile $(DEMO)/model.py:factory -o out/digits-tvm.elastic --backend tvm
+	$(BIN)/elastic-compile bench out/digits-onnxruntime.elastic out/digits-tvm.elastic \
+	    --source $(DEMO)/model.py:factory --allow-native --json out/bench.json
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -38,6 +42,7 @@ lint: $(READY)
 
 # The compiler's environment: torch first, so that no other package chooses its build.
 $(READY): pyproject.toml runtime/pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "needs Python 3.11 or newer: make PYTHON=...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(TORCH)
 	$(BIN)/python -m pip install --quiet --editable './runtime[tvm]' --editable '.[tvm,test]'
