@@ -53,14 +53,14 @@ def interleave(candidates: Mapping[str, Callable[[], object]], *, warmup_ms: flo
     finally:
         if collecting:
             gc.enable()
-    return {name: _timing(name, taken, percentiles) for name, taken in zip(candidates, samples)}
+    return {name: _timing(name, taken, percentiles) for name, taken in zip(candidates, samples, strict=True)}
 
 
 def _rounds(calls: Sequence[Callable[[], object]], duration_s: float, at_least: int) -> list[array]:
     samples = [array("q") for _ in calls]
-    order = list(zip(calls, samples))
+    order = list(zip(calls, samples, strict=True))
     end, done = perf_counter() + duration_s, 0
-    while done < at_least or perf_counter() < end and done < _MAX_ROUNDS:
+    while done < at_least or (perf_counter() < end and done < _MAX_ROUNDS):
         for call, taken in order:
             start = perf_counter_ns()
             call()

@@ -17,8 +17,20 @@ import numpy as np
 from elastic_runtime.check import describe
 from elastic_runtime.errors import InputError, shorten
 from elastic_runtime.schema import (
-    ConstLeaf, Entry, FloatLeaf, MapNode, Parameter, RecordNode, ScalarType, SequenceNode, TensorType, Tree,
-    ValueLeaf, ValueType, decode_float, encode_float,
+    ConstLeaf,
+    Entry,
+    FloatLeaf,
+    MapNode,
+    Parameter,
+    RecordNode,
+    ScalarType,
+    SequenceNode,
+    TensorType,
+    Tree,
+    ValueLeaf,
+    ValueType,
+    decode_float,
+    encode_float,
 )
 
 Registers = list[Any]
@@ -58,7 +70,7 @@ def to_array(value: object, path: str) -> np.ndarray:
             return np.from_dlpack(value)
     except Exception as error:
         raise InputError(path, "unreadable", f"a {kind.__name__} ({shorten(str(error))})", "a tensor in host memory",
-                         "Detach it from the gradient graph, move it to the CPU, use a dtype that NumPy has.") from error
+                         "Detach it from the gradient graph, move it to the CPU, use a dtype of NumPy's.") from error
     raise InputError(path, "not-a-tensor", tell(value), "a NumPy array, or an object with __array__ or __dlpack__")
 
 
@@ -72,7 +84,7 @@ def _tensor(kind: TensorType, register: int, path: str) -> Binder:
         return InputError(path, rule, tell(value), describe(kind), hint)
 
     def sizes(value: np.ndarray, dims: dict[str, tuple[int, str]]) -> None:
-        for axis, (given, wanted) in enumerate(zip(value.shape, shape)):
+        for axis, (given, wanted) in enumerate(zip(value.shape, shape, strict=True)):
             if given == wanted:
                 continue
             if not isinstance(wanted, str):
@@ -104,7 +116,7 @@ def _scalar(kind: ScalarType, register: int, path: str) -> Binder:
     accepted = {"bool": (bool, np.bool_), "int": (int, np.integer), "float": (float, np.floating)}[kind.kind]
 
     def bind(value, registers, dims):
-        if not isinstance(value, accepted) or convert is int and isinstance(value, bool):
+        if not isinstance(value, accepted) or (convert is int and isinstance(value, bool)):
             raise InputError(path, "scalar", tell(value), f"a Python {kind.kind}",
                              f"Convert it with {kind.kind}(...), or compile with an example of the other kind.")
         registers[register] = convert(value)
@@ -112,17 +124,21 @@ def _scalar(kind: ScalarType, register: int, path: str) -> Binder:
     return bind
 
 
-def _constant(wanted: object, path: str) -> Binder:
-    same: Callable[[object], bool]
+def _equals(wanted: object) -> Callable[[object], bool]:
+    """Whether a value is `wanted` itself: equal, of its kind (True is not 1), with the sign of a zero."""
     if isinstance(wanted, bool) or wanted is None:
-        same = lambda value: value is wanted
-    elif isinstance(wanted, float):
-        exact = encode_float(wanted), np.signbit(wanted)
-        same = lambda value: isinstance(value, float) and (encode_float(value), np.signbit(value)) == exact
-    elif isinstance(wanted, int):
-        same = lambda value: isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value == wanted
-    else:
-        same = lambda value: isinstance(value, str) and value == wanted
+        return lambda value: value is wanted
+    if isinstance(wanted, float):
+        text = encode_float(wanted)
+        return lambda value: isinstance(value, float) and encode_float(float(value)) == text
+    if isinstance(wanted, int):
+        return lambda value: (isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+                              and value == wanted)
+    return lambda value: isinstance(value, str) and value == wanted
+
+
+def _constant(wanted: object, path: str) -> Binder:
+    same = _equals(wanted)
 
     def bind(value, registers, dims):
         if not same(value):
@@ -138,8 +154,8 @@ def _sequence(tree: SequenceNode, binders: list[Binder], path: str) -> Binder:
     def bind(value, registers, dims):
         if not isinstance(value, kind) or len(value) != count:
             raise InputError(path, "structure", tell(value), f"{tree.kind} of {count}", _COMPILE_FOR_IT)
-        for binder, item in zip(binders, value):
-            binder(item, registers, dims)
+        for bind_item, item in zip(binders, value, strict=True):
+            bind_item(item, registers, dims)
 
     return bind
 
@@ -149,8 +165,8 @@ def _map(tree: MapNode, binders: list[Binder], path: str) -> Binder:
         if not isinstance(value, Mapping) or tuple(value) != tree.keys:
             raise InputError(path, "structure", tell(value), f"a dict with the keys {list(tree.keys)}, in this order",
                              _COMPILE_FOR_IT)
-        for binder, item in zip(binders, value.values()):
-            binder(item, registers, dims)
+        for bind_item, item in zip(binders, value.values(), strict=True):
+            bind_item(item, registers, dims)
 
     return bind
 
@@ -172,8 +188,8 @@ def _record(tree: RecordNode, binders: list[Binder], path: str) -> Binder:
         given = items(value)
         if len(given) != len(fields) or any(item is _MISSING for item in given):
             raise InputError(path, "structure", tell(value), expected, _COMPILE_FOR_IT)
-        for binder, item in zip(binders, given):
-            binder(item, registers, dims)
+        for bind_item, item in zip(binders, given, strict=True):
+            bind_item(item, registers, dims)
 
     return bind
 
@@ -191,9 +207,11 @@ def binder(tree: Tree, path: str, values: Sequence[ValueType], place: Callable[[
         items = [binder(item, f"{path}[{i}]", values, place) for i, item in enumerate(tree.items)]
         return _sequence(tree, items, path)
     if isinstance(tree, MapNode):
-        items = [binder(item, f"{path}[{key!r}]", values, place) for key, item in zip(tree.keys, tree.items)]
+        items = [binder(item, f"{path}[{key!r}]", values, place)
+                 for key, item in zip(tree.keys, tree.items, strict=True)]
         return _map(tree, items, path)
-    items = [binder(item, f"{path}.{name}", values, place) for name, item in zip(tree.fields, tree.items)]
+    items = [binder(item, f"{path}.{name}", values, place)
+             for name, item in zip(tree.fields, tree.items, strict=True)]
     return _record(tree, items, path)
 
 
@@ -218,7 +236,7 @@ class Signature:
         """Check the arguments and store their values. Raises `InputError`."""
         dims: dict[str, tuple[int, str]] = {}
         if self.only_plain and not kwargs and len(args) == len(self.plain):
-            for bind, value in zip(self.plain, args):
+            for bind, value in zip(self.plain, args, strict=True):
                 bind(value, registers, dims)
             return
         for name, value in self.arguments(args, kwargs).items():
@@ -229,7 +247,7 @@ class Signature:
         if len(given) != len(self.flat):
             raise InputError(self.entry.name, "input-count", len(given), len(self.flat))
         dims: dict[str, tuple[int, str]] = {}
-        for bind, value in zip(self.flat, given):
+        for bind, value in zip(self.flat, given, strict=True):
             bind(value, registers, dims)
 
     def arguments(self, args: tuple, kwargs: Mapping[str, object]) -> dict[str, object]:
@@ -238,7 +256,7 @@ class Signature:
         if len(args) > len(self.positional) and self.varargs is None:
             raise InputError(entry.name, "extra-argument", f"{len(args)} positional arguments",
                              f"at most {len(self.positional)}", f"It takes {signature_text(entry)}.")
-        for param, value in zip(self.positional, args):
+        for param, value in zip(self.positional, args, strict=False):
             given[param.name] = value
         if self.varargs is not None:
             given[self.varargs.name] = args[len(self.positional):]
@@ -301,7 +319,7 @@ def builder(tree: Tree, place: Callable[[int], int], records: dict[tuple[str, ..
         return lambda registers: constant
     items = [builder(item, place, records) for item in tree.items]
     if isinstance(tree, MapNode) or tree.kind == "dataclass":
-        keyed = list(zip(tree.keys if isinstance(tree, MapNode) else tree.fields, items))
+        keyed = list(zip(tree.keys if isinstance(tree, MapNode) else tree.fields, items, strict=True))
         return lambda registers: {key: build(registers) for key, build in keyed}
     if isinstance(tree, RecordNode):
         key = (tree.name, *tree.fields)

@@ -227,7 +227,7 @@ class BundleReader:
                     raise BundleError(file, "missing-weight", f"no {use.tensor!r}, used by {region.name}",
                                       "every weight that a region uses")
         dims: dict[str, int | str] = {}
-        for name, kind in zip(program.initial, program.modes[0].state):
+        for name, kind in zip(program.initial, program.modes[0].state, strict=True):
             value = weights.get(name)
             if value is None or not state_fits(value, kind, dims):
                 raise BundleError(file, "state-type", f"{name!r}: " + ("absent" if value is None else

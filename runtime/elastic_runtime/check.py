@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator, Mapping
 from elastic_runtime import schema
 from elastic_runtime.errors import ProgramError
 from elastic_runtime.host_ops import result_kind
-from elastic_runtime.limits import Limits
+from elastic_runtime.limits import DEFAULT_LIMITS, Limits
 from elastic_runtime.schema import ScalarType, TensorType, ValueType
 
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}", re.ASCII)
@@ -32,7 +32,7 @@ _MAX_CASE = 1 << 62
 Dims = dict[str, "int | str"]
 
 
-def check_program(program: schema.Program, limits: Limits = Limits()) -> None:
+def check_program(program: schema.Program, limits: Limits = DEFAULT_LIMITS) -> None:
     """Check every rule of the schema that spans more than one field.
 
     Values: numbers in range, defined once in the program, used only in the defining block and after their
@@ -54,7 +54,7 @@ def fits(given: ValueType, wanted: ValueType, dims: Dims) -> bool:
     if given.dtype != wanted.dtype or len(given.shape) != len(wanted.shape):
         return False
     return all(dims.setdefault(want, size) == size if isinstance(want, str) else want == size
-               for size, want in zip(given.shape, wanted.shape))
+               for size, want in zip(given.shape, wanted.shape, strict=True))
 
 
 def describe(kind: ValueType) -> str:
@@ -252,7 +252,7 @@ class _Check:
         dims: Dims = {}
         for what, have, want in (("argument", given, wanted), ("output", made, promised)):
             _count(len(have), len(want), where, f"{what}-count")
-            for number, (one, other) in enumerate(zip(have, want)):
+            for number, (one, other) in enumerate(zip(have, want, strict=True)):
                 if not fits(one, other, dims):
                     bound = {size: dims[size] for size in getattr(other, "shape", ()) if size in dims}
                     raise ProgramError(where, f"{what}-type", f"{describe(one)} for {what} {number}",
@@ -288,9 +288,9 @@ class _Check:
         if not isinstance(made, TensorType) or made.dtype not in _RANDOM_DTYPES:
             raise ProgramError(where, "random-dtype", describe(made), f"a tensor of {' or '.join(_RANDOM_DTYPES)}")
         _count(len(step.sizes), len(made.shape), where, "rank")
-        for size, declared in zip(step.sizes, made.shape):
+        for size, declared in zip(step.sizes, made.shape, strict=True):
             if isinstance(size, int):
-                if size < 0 or isinstance(declared, int) and size != declared:
+                if size < 0 or (isinstance(declared, int) and size != declared):
                     raise ProgramError(where, "dimension", size, declared)
                 continue
             reference = _SIZE_REFERENCE.fullmatch(size)
@@ -359,7 +359,7 @@ class _Check:
             _identifier(param.name, where, self.limits)
             _one_of(param.kind, _PARAMETER_ORDER, place, "parameter-kind")
             order = _PARAMETER_ORDER.index(param.kind)
-            if order < last or order == last and param.kind in ("varargs", "varkw"):
+            if order < last or (order == last and param.kind in ("varargs", "varkw")):
                 raise ProgramError(place, "parameter-order", param.kind, f"after {_PARAMETER_ORDER[last]}")
             last = order
             check_tree(param.tree, place, self.limits)

@@ -25,7 +25,15 @@ from elastic_runtime.check import describe
 from elastic_runtime.errors import ElasticRuntimeError, InputError, SelfTestFailed
 from elastic_runtime.model import Model, load
 from elastic_runtime.schema import (
-    ConstLeaf, Entry, FloatLeaf, MapNode, RecordNode, ScalarType, SequenceNode, Tree, ValueLeaf, decode_float,
+    ConstLeaf,
+    Entry,
+    FloatLeaf,
+    MapNode,
+    ScalarType,
+    SequenceNode,
+    Tree,
+    ValueLeaf,
+    decode_float,
 )
 
 
@@ -132,7 +140,7 @@ def arguments(model: Model, entry: Entry, arrays: Mapping[str, np.ndarray]) -> t
             items = [take(item, f"{name}/{number}") for number, item in enumerate(tree.items)]
             return items if tree.kind == "list" else tuple(items)
         keys = tree.keys if isinstance(tree, MapNode) else tree.fields
-        return {key: take(item, f"{name}/{key}") for key, item in zip(keys, tree.items)}
+        return {key: take(item, f"{name}/{key}") for key, item in zip(keys, tree.items, strict=True)}
 
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
@@ -157,7 +165,7 @@ def flatten(result: Any, name: str = "output") -> Iterator[tuple[str, Any]]:
     if isinstance(result, dict):
         items = list(result.items())
     elif hasattr(result, "_fields"):
-        items = list(zip(result._fields, result))
+        items = list(zip(result._fields, result, strict=True))
     elif isinstance(result, (tuple, list)):
         items = list(enumerate(result))
     else:
@@ -209,9 +217,9 @@ def table(timings: Mapping[str, Timing]) -> str:
     rows = [["", "calls", *(f"p{p:g} ms" for p in percentiles), "spread", "inferences/s"]]
     rows += [[t.name, str(t.count), *(f"{t.percentiles_ms[p]:.4f}" for p in percentiles), f"{t.spread:.1%}",
               f"{t.throughput:.1f}"] for t in timings.values()]
-    widths = [max(map(len, column)) for column in zip(*rows)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(cell.ljust(width) if not number else cell.rjust(width)
-                               for number, (cell, width) in enumerate(zip(row, widths))) for row in rows)
+                               for number, (cell, width) in enumerate(zip(row, widths, strict=True))) for row in rows)
 
 
 def _write(path: str, fill: Callable[[IO[bytes]], Any]) -> None:

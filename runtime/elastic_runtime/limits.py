@@ -44,3 +44,6 @@ class Limits:
     max_steps: int | None = 1_000_000
     int_bits: int = 65_536
     random_elements: int = 1 << 28
+
+
+DEFAULT_LIMITS = Limits()

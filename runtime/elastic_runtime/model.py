@@ -13,6 +13,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from time import perf_counter_ns
 from typing import Any
 
@@ -24,9 +25,14 @@ from elastic_runtime.bundle_reader import BundleReader, Contents
 from elastic_runtime.check import describe
 from elastic_runtime.engines import EngineOptions, Kernel
 from elastic_runtime.errors import (
-    BundleError, ElasticRuntimeError, HostOpMissing, InputError, ModelRaised, NativeCodeRefused,
+    BundleError,
+    ElasticRuntimeError,
+    HostOpMissing,
+    InputError,
+    ModelRaised,
+    NativeCodeRefused,
 )
-from elastic_runtime.limits import Limits
+from elastic_runtime.limits import DEFAULT_LIMITS, Limits
 from elastic_runtime.plan import Exit, Plan, Random, choose, make_plan
 from elastic_runtime.schema import Jump, Program, Provenance, RegionStep, Return, ScalarType
 
@@ -86,8 +92,8 @@ class _Timed:
         return outputs
 
     def statistics(self, name: str) -> RegionStatistics:
-        samples = list(self.samples)
-        return RegionStatistics(name, self.calls, self.total / 1e6, statistics.median(samples) / 1e6 if samples else 0.0)
+        samples = list(self.samples) or [0]
+        return RegionStatistics(name, self.calls, self.total / 1e6, statistics.median(samples) / 1e6)
 
 
 class Model:
@@ -107,7 +113,7 @@ class Model:
         self._weights_bytes = sum(array.nbytes for array in contents.weights.values())
         self._initial = tuple(
             contents.weights[name].item() if isinstance(kind, ScalarType) else contents.weights[name]
-            for name, kind in zip(program.initial, program.modes[0].state))
+            for name, kind in zip(program.initial, program.modes[0].state, strict=True))
         self._stateful = len(program.modes) > 1 or bool(program.modes[0].state)
         self._blocks = tuple(entry.block for entry in program.entries)
         self._random = Random(seed)
@@ -174,7 +180,7 @@ class Model:
         path = self._path = []
         if self._stateful:
             given = [registers[plan.place[value]] for value in self.program.entries[entry].inputs]
-            for register, value in zip(plan.state[entry], self._state):
+            for register, value in zip(plan.state[entry], self._state, strict=True):
                 registers[register] = value
         if self.deadline_s is None:
             end = plan.run(registers, self._blocks[entry], path, self.limits.max_steps)
@@ -208,9 +214,9 @@ class Model:
         with self._lock:
             self._fold()
             visits = tuple(self._visits[block] for block in range(len(self.program.blocks)))
-            timed = [kernel for kernel in self._timed]
-            return Statistics(self._calls, visits, dict(self._edges), tuple(
-                kernel.statistics(region.name) for kernel, region in zip(timed, self.program.regions)))
+            regions = zip(self._timed, self.program.regions, strict=False)
+            return Statistics(self._calls, visits, dict(self._edges),
+                              tuple(timed.statistics(region.name) for timed, region in regions))
 
     def profile(self, on: bool = True) -> None:
         """Start counting anew, with (`on`) or without the time of each region."""
@@ -243,7 +249,7 @@ class Model:
     def _count(self, path: Sequence[int], times: int) -> None:
         for block, visits in Counter(path).items():
             self._visits[block] += visits * times
-        for edge, taken in Counter(zip(path, path[1:])).items():
+        for edge, taken in Counter(pairwise(path)).items():
             self._edges[edge] += taken * times
 
     # -------------------------------------------------------------------------------------- state and checks
@@ -331,7 +337,7 @@ class Model:
 
 
 def load(path: str | os.PathLike[str], *, threads: int = 1, allow_native: bool = False, self_test: bool = False,
-         host_ops: Mapping[str, Callable] | None = None, seed: int | None = None, limits: Limits = Limits(),
+         host_ops: Mapping[str, Callable] | None = None, seed: int | None = None, limits: Limits = DEFAULT_LIMITS,
          profile: bool = False) -> Model:
     """Load the bundle at `path`; nothing in it is trusted.
 

@@ -36,7 +36,7 @@ _SKIP = ("", "skip", _MANY)
 
 
 def _message(skip: tuple[int, ...] = (), **fields: tuple[int, str, bool]) -> dict[int, tuple[str, str, bool]]:
-    return {number: _SKIP for number in skip} | {
+    return dict.fromkeys(skip, _SKIP) | {
         number: (name, holds, repeated) for name, (number, holds, repeated) in fields.items()}
 
 

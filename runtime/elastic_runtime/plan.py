@@ -26,12 +26,30 @@ from elastic_runtime.binding import Builder, Registers, Signature, builder, tell
 from elastic_runtime.check import describe, leaves
 from elastic_runtime.engines import Kernel
 from elastic_runtime.errors import (
-    DeadlineExceeded, ElasticRuntimeError, ExecutionError, LimitExceeded, ModelRaised,
+    DeadlineExceeded,
+    ElasticRuntimeError,
+    ExecutionError,
+    LimitExceeded,
+    ModelRaised,
 )
 from elastic_runtime.limits import Limits
 from elastic_runtime.schema import (
-    Branch, HostCallStep, HostSignature, Jump, Program, RandomStep, RegionStep, Return, ScalarStep, ScalarType,
-    Step, Switch, TensorType, Terminator, ValueType, decode_literal,
+    Branch,
+    HostCallStep,
+    HostSignature,
+    Jump,
+    Program,
+    RandomStep,
+    RegionStep,
+    Return,
+    ScalarStep,
+    ScalarType,
+    Step,
+    Switch,
+    TensorType,
+    Terminator,
+    ValueType,
+    decode_literal,
 )
 
 StepFunction = Callable[[Registers], None]
@@ -160,7 +178,7 @@ def _coalesce(program: Program) -> list[int]:
     users: dict[int, list[int]] = {}
     for block in program.blocks:
         for jump in _jumps(block.terminator):
-            for param, value in zip(program.blocks[jump.block].params, jump.args):
+            for param, value in zip(program.blocks[jump.block].params, jump.args, strict=True):
                 sources.setdefault(param, set()).add(value)
                 users.setdefault(value, []).append(param)
     for entry in program.entries:
@@ -265,7 +283,7 @@ class _Lowering:
     def jump(self, jump: Jump, held: set[int]) -> EndFunction:
         block = jump.block
         targets = [self.place[param] for param in self.program.blocks[block].params]
-        moves = {(self.place[value], target) for value, target in zip(jump.args, targets)}
+        moves = {(self.place[value], target) for value, target in zip(jump.args, targets, strict=True)}
         moves = sorted((source, target) for source, target in moves if source != target)
         dead = tuple(sorted(held - set(targets)))
         if not moves and not dead:
@@ -290,7 +308,7 @@ class _Lowering:
             values = read(registers)
             for register in dead:
                 registers[register] = None
-            for register, value in zip(written, values):
+            for register, value in zip(written, values, strict=False):
                 registers[register] = value
             return block
         return move_all
@@ -437,13 +455,13 @@ def _host_call(function: Callable, signature: HostSignature, inputs: tuple[int, 
     def run(registers):
         dims: dict[str, int] = {}
         given = [registers[register] for register in inputs]
-        for value, kind in zip(given, signature.inputs):
+        for value, kind in zip(given, signature.inputs, strict=True):
             _conform(value, kind, dims, signature.name)
         made = function(*given)
         results = () if not outputs else (made,) if len(outputs) == 1 else tuple(made)
         if len(results) != len(outputs):
             raise ExecutionError(f"host function {signature.name}", "output-count", len(results), len(outputs))
-        for register, value, kind in zip(outputs, results, signature.outputs):
+        for register, value, kind in zip(outputs, results, signature.outputs, strict=True):
             registers[register] = _conform(value, kind, dims, signature.name)
     return run
 
@@ -459,7 +477,7 @@ def _conform(value: Any, kind: ValueType, dims: dict[str, int], name: str) -> An
         array = np.asarray(value)
         if array.dtype == np.dtype(kind.dtype) and array.ndim == len(kind.shape) and all(
                 dims.setdefault(want, size) == size if isinstance(want, str) else want == size
-                for size, want in zip(array.shape, kind.shape)):
+                for size, want in zip(array.shape, kind.shape, strict=True)):
             return np.require(array, requirements="CA") if array.ndim else array
     bound = f" with {dims}" if dims else ""
     raise ExecutionError(f"host function {name}", "type", tell(value), f"{describe(kind)}{bound}")

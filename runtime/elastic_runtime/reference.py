@@ -14,8 +14,19 @@ import numpy as np
 from elastic_runtime.binding import tell
 from elastic_runtime.errors import ElasticRuntimeError, ModelRaised, SelfTestFailed
 from elastic_runtime.schema import (
-    ConstLeaf, FloatLeaf, MapNode, Program, RecordNode, Reference, ReferenceCall, ScalarType, SequenceNode, Tree,
-    ValueLeaf, decode_float, encode_float,
+    ConstLeaf,
+    FloatLeaf,
+    MapNode,
+    Program,
+    RecordNode,
+    Reference,
+    ReferenceCall,
+    ScalarType,
+    SequenceNode,
+    Tree,
+    ValueLeaf,
+    decode_float,
+    encode_float,
 )
 
 if TYPE_CHECKING:
@@ -26,7 +37,7 @@ def inputs(program: Program, call: ReferenceCall, tensors: Mapping[str, np.ndarr
     """The flat inputs of `call`; a scalar is stored as a tensor of one element."""
     kinds = [program.values[value] for value in program.entries[call.entry].inputs]
     return [tensors[name].item() if isinstance(kind, ScalarType) and tensors[name].size == 1 else tensors[name]
-            for kind, name in zip(kinds, call.inputs)]
+            for kind, name in zip(kinds, call.inputs, strict=True)]
 
 
 def replay(model: Model, reference: Reference, tensors: Mapping[str, np.ndarray]) -> None:
@@ -75,7 +86,7 @@ def compare(tree: Tree, given: Any, outputs: Sequence[np.ndarray], rtol: float, 
         parts, names = given.values() if fine else (), [f"[{key!r}]" for key in keys]
     if not fine:
         return place, tell(given), f"a {getattr(tree, 'kind', 'dict')} of {len(tree.items)}"
-    for item, part, name in zip(tree.items, parts, names):
+    for item, part, name in zip(tree.items, parts, names, strict=True):
         difference = compare(item, part, outputs, rtol, atol, place + name)
         if difference:
             return difference

@@ -16,7 +16,7 @@ between a call's inputs and outputs, denote equal sizes.
 from __future__ import annotations
 
 import json
-from typing import Any, Union
+from typing import Any
 
 import msgspec
 
@@ -39,7 +39,7 @@ class TensorType(Data, tag_field="t", tag="tensor"):
     """A dense tensor. `shape`: a size per dimension, or a name where the size is known only at run time."""
 
     dtype: str
-    shape: tuple[Union[int, str], ...]
+    shape: tuple[int | str, ...]
 
 
 class ScalarType(Data, tag_field="t", tag="scalar"):
@@ -48,7 +48,7 @@ class ScalarType(Data, tag_field="t", tag="scalar"):
     kind: str
 
 
-ValueType = Union[TensorType, ScalarType]
+ValueType = TensorType | ScalarType
 
 
 # ---------------------------------------------------------------------------------------- trees
@@ -61,7 +61,7 @@ class ValueLeaf(Data, tag_field="t", tag="value"):
 class ConstLeaf(Data, tag_field="t", tag="const"):
     """A leaf fixed at compile time: None, bool, int or str. In an input tree: the call must give this very value."""
 
-    v: Union[None, bool, int, str]
+    v: bool | int | str | None
 
 
 class FloatLeaf(Data, tag_field="t", tag="float"):
@@ -80,7 +80,7 @@ class SequenceNode(Data, tag_field="t", tag="sequence"):
 class MapNode(Data, tag_field="t", tag="map"):
     """A dict; keys in insertion order, each a str, int or bool."""
 
-    keys: tuple[Union[bool, int, str], ...]
+    keys: tuple[bool | int | str, ...]
     items: tuple[Tree, ...]
 
 
@@ -94,7 +94,7 @@ class RecordNode(Data, tag_field="t", tag="record"):
     items: tuple[Tree, ...]
 
 
-Tree = Union[ValueLeaf, ConstLeaf, FloatLeaf, SequenceNode, MapNode, RecordNode]
+Tree = ValueLeaf | ConstLeaf | FloatLeaf | SequenceNode | MapNode | RecordNode
 
 
 # ---------------------------------------------------------------------------------------- steps
@@ -122,14 +122,14 @@ class ScalarStep(Data, tag_field="t", tag="host"):
 
 
 class RandomStep(Data, tag_field="t", tag="random"):
-    """Draw a float32/float64/int64 tensor from the call's seeded generator.
+    """Draw a float32 or float64 tensor from the call's seeded generator.
 
     `kind`: "uniform" (in [0, 1)) | "normal" (standard) | "exponential" (rate 1).
     `sizes`: per dimension an int, or a value (an int scalar) written as "v12".
     """
 
     kind: str
-    sizes: tuple[Union[int, str], ...]
+    sizes: tuple[int | str, ...]
     outputs: tuple[int, ...]
     source: int = -1
 
@@ -143,7 +143,7 @@ class HostCallStep(Data, tag_field="t", tag="call"):
     source: int = -1
 
 
-Step = Union[RegionStep, ScalarStep, RandomStep, HostCallStep]
+Step = RegionStep | ScalarStep | RandomStep | HostCallStep
 
 #: The closed set of host scalar operations: name -> number of operands.
 #: "item" reads a one-element tensor as a Python scalar; "tensor_bool|int|float" makes a 0-d
@@ -206,7 +206,7 @@ class Raise(Data, tag_field="t", tag="raise"):
     source: int = -1
 
 
-Terminator = Union[Jump, Branch, Switch, Return, Raise]
+Terminator = Jump | Branch | Switch | Return | Raise
 
 
 # -------------------------------------------------------------------------------------- program

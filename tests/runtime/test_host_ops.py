@@ -68,7 +68,7 @@ def test_operations_mean_what_python_means(op, data):
             assert made is expected
         else:
             assert kind_of(made) == kind
-            assert made == expected or made != made and expected != expected
+            assert made == expected or (made != made and expected != expected)
 
 
 @pytest.mark.parametrize("op,operands", [

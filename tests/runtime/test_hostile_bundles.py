@@ -8,6 +8,7 @@ import gc
 import json
 import os
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,10 +47,8 @@ def descriptors() -> set[str]:
     gc.collect()
     found = set()
     for name in os.listdir("/proc/self/fd"):
-        try:
+        with suppress(OSError):
             found.add(name + os.readlink(f"/proc/self/fd/{name}"))
-        except OSError:
-            pass
     return {item for item in found if "/proc/" not in item}
 
 

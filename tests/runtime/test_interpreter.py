@@ -265,7 +265,7 @@ def test_an_endless_loop_ends_at_the_step_limit(load):
 def test_an_endless_loop_ends_at_the_deadline(load):
     model = load(endless(), limits=er.Limits(max_steps=None))
     model.deadline_s = 0.01
-    with pytest.raises(er.DeadlineExceeded, match="its deadline is 10.000 ms"):
+    with pytest.raises(er.DeadlineExceeded, match=r"its deadline is 10\.000 ms"):
         model(0)
 
 
@@ -303,12 +303,11 @@ def test_writing_to_inputs_or_results_does_not_change_the_state(load):
     np.testing.assert_array_equal(model(given), [7])
 
 
-def test_a_failed_call_leaves_the_state_alone(load, monkeypatch):
+def test_a_failed_call_leaves_the_state_alone(load):
     model = load(running_sum(), RUNNING_SUM_WEIGHTS)
     model(array(1, 1))
-    broken = lambda x, y: 1 / 0
     kept = model._kernels
-    model._kernels = (lambda inputs: broken(*inputs),)
+    model._kernels = (lambda inputs: 1 / 0,)
     model.profile(False)
     with pytest.raises(er.ExecutionError):
         model(array(1, 1))
