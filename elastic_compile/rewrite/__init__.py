@@ -7,7 +7,8 @@ Never: evaluates anything of the user's program, or guesses: what cannot be rewr
 
 Known differences from the original under neutral hooks: an operator's operands that are plain local variables are
 read when the operator runs, so an unbound one raises after its neighbours' calls; a generator expression given to
-`sum`, `sorted` and the like is computed whole before the first item is used; objects may live until the function
+`sum`, `sorted` and the like is computed whole before the first item is used; `not (a and b)` tests each operand at
+most once where Python may test the last one twice; objects may live until the function
 returns, since temporaries name them; functions that read their caller's frame see a hook's frame.
 """
 from elastic_compile.rewrite.hooks import NEUTRAL, Hooks

@@ -225,7 +225,7 @@ class Comprehensions(Expressions):
         self.out.append(build.assign(result, build.constant(not found)))
 
         def test(scope: Expressions, copy: Comprehension) -> None:
-            truth = scope.truth(copy.elt, scope.value(copy.elt))
+            truth = scope.condition(copy.elt)
             scope.out.append(build.branch(
                 truth if found else build.negate(truth),
                 [build.assign(result, build.constant(found)), ast.Break()],

@@ -260,26 +260,22 @@ class Expressions:
         return ast.Set(self.values(node.elts))
 
     def value_Dict(self, node: ast.Dict) -> ast.expr:
-        operands: list[ast.expr] = []
-        for key, value in zip(node.keys, node.values, strict=True):
-            operands += [value] if key is None else [key, value]
-        last = max((i for i, operand in enumerate(operands) if self.emits(operand)), default=-1)
+        """Pairs before a `**` are put into a dict before it is evaluated, as Python does."""
         keys: list[ast.expr | None] = []
         values: list[ast.expr] = []
-        position = 0
-        for key, value in zip(node.keys, node.values, strict=True):
-            if key is None:
-                item = self.value(value)
-                if position < last and not isinstance(item, ast.Constant):
-                    item = self.pin(ast.Dict([None], [item]), value)
-                keys.append(None)
-                values.append(item)
-                position += 1
-                continue
-            for operand, into in ((key, keys), (value, values)):
-                item = self.value(operand)
-                into.append(self.pin(item, operand, operands[position + 1 : last + 1]) if position < last else item)
-                position += 1
+        pairs = list(zip(node.keys, node.values, strict=True))
+        operands = [operand for pair in pairs for operand in pair]
+        last = max((i for i, operand in enumerate(operands) if self.emits(operand)), default=-1)
+        for i, (key, value) in enumerate(pairs):
+            if key is None and keys and 2 * i < last:
+                keys, values = [None], [self.pin(ast.Dict(keys, values), node)]
+            for operand, into, position in ((key, keys, 2 * i), (value, values, 2 * i + 1)):
+                item = None if operand is None else self.value(operand)
+                if position < last and item is not None and key is not None:
+                    item = self.pin(item, operand, operands[position + 1 : last + 1])
+                into.append(item)
+            if key is None and 2 * i + 1 < last:
+                keys, values = [None], [self.pin(ast.Dict(keys, values), node)]
         return ast.Dict(keys, values)
 
     def value_BinOp(self, node: ast.BinOp) -> ast.expr:

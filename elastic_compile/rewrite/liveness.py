@@ -83,6 +83,9 @@ class Flow:
                 self.sites.append((site, number, isinstance(inner, ast.Yield)))
                 self.yields[node.lineno] = site
 
+    def flow_AnnAssign(self, node: ast.AnnAssign, follow: int, exits: Exits) -> int:
+        return follow
+
     # -- leaving
     def flow_Return(self, node: ast.Return, follow: int, exits: Exits) -> int:
         uses, defs = names(node)
