@@ -7,6 +7,7 @@ Never: times contenders one after the other, or drops one that is slow; one that
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter_ns
@@ -21,7 +22,7 @@ Path = tuple[int, ...]
 
 EAGER, COMPILED = "eager", "torch.compile"
 _RECOMPILATIONS = 64
-_HOST_SAMPLES = 300
+_HOST_TURNS, _HOST_SAMPLES = 5, 100
 
 
 @dataclass(frozen=True)
@@ -130,30 +131,41 @@ def first_calls(model: Model, calls: Sequence[Thunk]) -> dict[Path, int]:
 
 
 def host_us_per_region(model: Model, call: Thunk) -> float | None:
-    """The host's own time per dispatched region in µs: the median over 300 calls of the call's time without the
-    time inside kernels, by the number of regions that it runs. The clocks around each kernel count as host."""
-    model.profile(True)
+    """The host's own time per dispatched region in µs: a call's median time, taken without any other clock
+    running, less the median times inside the kernels that it runs, over their number.
+
+    Both are measured in turns of 100 calls, five times; the median of the five differences counts. None when the
+    call runs no region.
+    """
     try:
-        samples = []
+        model.profile(False)
         call()
-        regions = sum(
-            isinstance(step, RegionStep) for block in model.last_path for step in model.program.blocks[block].steps)
-        if not regions:
+        runs = Counter(
+            step.region for block in model.last_path for step in model.program.blocks[block].steps
+            if isinstance(step, RegionStep))
+        if not runs:
             return None
-        inside = _inside_ns(model)
-        for _ in range(_HOST_SAMPLES):
-            start = perf_counter_ns()
-            call()
-            whole = perf_counter_ns() - start
-            before, inside = inside, _inside_ns(model)
-            samples.append(whole - (inside - before))
-        return statistics.median(samples) / 1e3 / regions
+        differences = []
+        for _ in range(_HOST_TURNS):
+            model.profile(False)
+            whole = statistics.median(_times_ns(call)) / 1e3
+            model.profile(True)
+            _times_ns(call)
+            inside = model.statistics().regions
+            differences.append(whole - 1e3 * sum(inside[region].median_ms * count for region, count in runs.items()))
+        return statistics.median(differences) / runs.total()
     finally:
         model.profile(False)
 
 
-def _inside_ns(model: Model) -> float:
-    return sum(region.total_ms for region in model.statistics().regions) * 1e6
+def _times_ns(call: Thunk) -> list[int]:
+    call()
+    times = []
+    for _ in range(_HOST_SAMPLES):
+        start = perf_counter_ns()
+        call()
+        times.append(perf_counter_ns() - start)
+    return times
 
 
 def _from_reset(model: Model, call: Thunk) -> Thunk:
