@@ -1,0 +1,286 @@
+"""The TVM backend: all regions in one shared library, with one entry symbol per region.
+
+In: regions. Out: compiled regions for the engine "tvm", which share the payload {"library": bytes of the .so} and
+differ in the options "symbol" (the entry) and "copy" (outputs that are views of other values).
+Never: tunes by measuring, embeds a weight of `EMBED_BYTES` or more in the library, or needs TVM to be imported
+before a TVM backend is asked for.
+
+Each program is decomposed to core ATen, imported to relax with its weights as inputs, and lowered with the
+schedules of `tvm_schedule`. Small weights become constants, so that what depends on them alone is folded.
+"""
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import io
+import logging
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.export import ExportedProgram
+from torch.export.graph_signature import ExportGraphSignature, InputKind, InputSpec, OutputKind, TensorArgument
+
+from elastic_compile.backends.protocol import CompiledRegion, Progress, RegionSource
+from elastic_compile.errors import BackendError, BackendUnavailable
+from elastic_runtime import schema
+
+#: A weight smaller than this many bytes becomes a constant of the library.
+EMBED_BYTES = 4096
+
+_PINNED = {"apache-tvm": "0.27.0.post1", "apache-tvm-ffi": "0.1.14.post1"}
+
+aten = torch.ops.aten
+
+
+class TvmBackend:
+    """`target`: a TVM target such as {"kind": "llvm", "mcpu": "cortex-a72"}; None is the host's CPU."""
+
+    name = "tvm"
+    engine = "tvm"
+    native = True
+
+    def __init__(self, target: dict[str, object] | None = None) -> None:
+        self.target = target
+
+    def require(self) -> None:
+        """Raise `BackendUnavailable` unless the pinned TVM and a linker are installed."""
+        for package, version in _PINNED.items():
+            try:
+                found = importlib.metadata.version(package)
+            except importlib.metadata.PackageNotFoundError:
+                found = "none"
+            if found != version:
+                raise BackendUnavailable(
+                    f"the backend 'tvm' needs {package} {version}, and {found} is installed",
+                    hint="pip install 'elastic-compile[tvm]'")
+        if not any(shutil.which(tool) for tool in ("g++", "clang++", "c++")):
+            raise BackendUnavailable(
+                "the backend 'tvm' links a shared library, and there is no C++ compiler to do it with",
+                reason="none of g++, clang++ and c++ is on PATH",
+                hint="install g++ (Debian: apt-get install g++), or compile with backend='onnxruntime'")
+
+    def compile(
+        self, regions: Sequence[RegionSource], progress: Progress | None = None
+    ) -> list[CompiledRegion]:
+        """One library for all `regions`. Raises `BackendError` naming the region and the operator."""
+        if not regions:
+            return []
+        with _quiet():
+            imported = []
+            for done, source in enumerate(regions):
+                if progress:
+                    progress(done, len(regions), source.name)
+                imported.append(_import(source))
+            library, ops = _build(imported, self.target)
+        if progress:
+            progress(len(regions), len(regions), "")
+        return [_compiled(region, library, ops[region.source.name]) for region in imported]
+
+
+@dataclass(frozen=True)
+class _Imported:
+    """`module`: relax, entry "main". `weights`: keys of the entry's parameters after the inputs, in order."""
+
+    source: RegionSource
+    module: object
+    weights: tuple[str, ...]
+    copies: tuple[int, ...]
+
+
+def _compiled(region: _Imported, library: bytes, ops: int) -> CompiledRegion:
+    source = region.source
+    return CompiledRegion(
+        name=source.name,
+        engine=TvmBackend.engine,
+        payload={"library": library},
+        inputs=tuple(schema.Port(name=f"x{i}", type=kind) for i, kind in enumerate(source.inputs)),
+        outputs=tuple(schema.Port(name=f"y{i}", type=kind) for i, kind in enumerate(source.outputs)),
+        weights={f"w{i}": key for i, key in enumerate(region.weights)},
+        options={"symbol": source.name, "copy": ",".join(map(str, region.copies))},
+        ops=ops,
+    )
+
+
+def _refused(source: RegionSource, what: str, reason: str, hint: str = "") -> BackendError:
+    return BackendError(f"region {source.name}: {what}", reason=reason, hint=hint)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """TVM tells of its choices on the console."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+# ------------------------------------------------------------------------------------- to relax
+def _decompositions() -> dict:
+    from elastic_compile.backends.tvm_operators import DECOMPOSITIONS, KEPT
+
+    table = torch.export.default_decompositions()
+    for target in KEPT:
+        table.pop(target, None)
+    table.update(DECOMPOSITIONS)
+    return table
+
+
+def _import(source: RegionSource) -> _Imported:
+    import tvm
+    from tvm import relax
+    from tvm.relax.frontend.torch import from_exported_program
+
+    program = source.exported._update(source.exported.graph_module, source.exported.graph_signature)
+    program._guards_code = []
+    try:
+        program = program.run_decompositions(_decompositions())
+    except Exception as error:
+        raise _refused(source, "its operators cannot be decomposed", _first_line(error)) from error
+    _check_outputs(source, program)
+    copies = _views(program)
+    program, state = _state_as_inputs(source, program)
+    try:
+        module = from_exported_program(program, run_ep_decomposition=False)
+    except Exception as error:
+        raise _refused(source, "TVM cannot import it", _first_line(error)) from error
+    small = {name: tvm.runtime.tensor(tensor.detach().contiguous().numpy()) for name, (key, tensor) in state.items()
+             if key is None or tensor.numel() * tensor.element_size() < EMBED_BYTES}
+    module = relax.transform.BindParams("main", small)(module)
+    weights = tuple(key for name, (key, _) in state.items() if name not in small)
+    return _Imported(source, module, weights, copies)
+
+
+def _first_line(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {error}".strip().splitlines()[0]
+
+
+def _check_outputs(source: RegionSource, program: ExportedProgram) -> None:
+    for spec in program.graph_signature.output_specs:
+        if spec.kind is not OutputKind.USER_OUTPUT or not isinstance(spec.arg, TensorArgument):
+            raise _refused(source, f"its output {spec.arg} is not a tensor that it computes",
+                           "a region is a function of its inputs")
+
+
+_VIEWS = frozenset({
+    aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.squeeze.default, aten.squeeze.dim,
+    aten.squeeze.dims, aten.unsqueeze.default, aten.clone.default, aten.detach.default, aten.alias.default,
+    aten.expand.default, aten.flatten.using_ints, aten._to_copy.default, aten.permute.default,
+    aten.transpose.int, aten.slice.Tensor, aten.select.int, aten.lift_fresh_copy.default, aten.contiguous.default,
+})
+
+
+def _views(program: ExportedProgram) -> tuple[int, ...]:
+    """Outputs that may share memory with an input, a weight or an earlier output."""
+    taken: set[torch.fx.Node] = set()
+    shared = []
+    for index, node in enumerate(program.graph.output_node().args[0]):
+        while node.target in _VIEWS:
+            node = node.args[0]
+        if node.op == "placeholder" or node in taken:
+            shared.append(index)
+        taken.add(node)
+    return tuple(shared)
+
+
+def _state_as_inputs(
+    source: RegionSource, program: ExportedProgram
+) -> tuple[ExportedProgram, dict[str, tuple[str | None, torch.Tensor]]]:
+    """The program with its used weights as inputs after the region's own, and those weights by input name.
+
+    A weight's key is None when it is not one of the region's own (a decomposition made it).
+    """
+    own = {**source.exported.constants, **source.exported.state_dict}
+    graph = program.graph
+    inputs: list[InputSpec] = []
+    state: dict[str, tuple[str | None, torch.Tensor]] = {}
+    placeholders = {node.name: node for node in graph.nodes if node.op == "placeholder"}
+    for spec in program.graph_signature.input_specs:
+        node = placeholders[spec.arg.name]
+        if spec.kind is InputKind.USER_INPUT:
+            inputs.append(spec)
+        elif not node.users:
+            graph.erase_node(node)
+        else:
+            tensor = program.state_dict.get(spec.target, program.constants.get(spec.target))
+            state[node.name] = (spec.target if spec.target in own else None, tensor)
+    last = placeholders[inputs[-1].arg.name] if inputs else None
+    for name in state:
+        if last is not None:
+            last.append(placeholders[name])
+        last = placeholders[name]
+    specs = [*inputs, *(InputSpec(InputKind.USER_INPUT, TensorArgument(name=name), None) for name in state)]
+    program.graph_module.recompile()
+    program._graph_signature = ExportGraphSignature(specs, program.graph_signature.output_specs)
+    return program, state
+
+
+# ------------------------------------------------------------------------------------ to a library
+def _build(imported: Sequence[_Imported], target: dict[str, object] | None) -> tuple[bytes, dict[str, int]]:
+    import tvm
+    from tvm import relax
+
+    from elastic_compile.backends.tvm_schedule import pipeline
+
+    chosen = tvm.target.Target(target or host_target())
+    try:
+        module = _merge(imported)
+        lowered = pipeline(chosen)(module)
+        ops = {region.source.name: _calls(lowered[region.source.name]) for region in imported}
+        executable = relax.build(lowered, chosen, relax_pipeline=None, exec_mode="compiled")
+        return _link(executable), ops
+    except Exception as error:
+        raise _whose(imported, target, error) from error
+
+
+def _whose(imported: Sequence[_Imported], target: dict[str, object] | None, error: Exception) -> BackendError:
+    """The region that TVM fails on: by building each alone."""
+    if len(imported) == 1:
+        return _refused(imported[0].source, "TVM cannot compile it", _first_line(error))
+    for region in imported:
+        try:
+            _build([region], target)
+        except BackendError as alone:
+            return alone
+    return BackendError("TVM cannot compile the regions together", reason=_first_line(error))
+
+
+def host_target() -> dict[str, object]:
+    from tvm.target import codegen
+
+    return {"kind": "llvm", "mcpu": codegen.llvm_get_system_cpu()}
+
+
+def _merge(imported: Sequence[_Imported]):
+    import tvm
+
+    return tvm.IRModule({
+        tvm.ir.GlobalVar(region.source.name):
+            region.module["main"].with_attr("global_symbol", region.source.name)
+        for region in imported
+    })
+
+
+def _calls(function) -> int:
+    from tvm import relax
+
+    return sum(
+        isinstance(binding.value, relax.Call) and isinstance(binding.value.op, relax.GlobalVar)
+        for block in function.body.blocks for binding in block.bindings)
+
+
+def _link(executable) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "regions.so")
+        executable.export_library(path, options=["-Wl,--build-id=none", "-s"])
+        return Path(path).read_bytes()
