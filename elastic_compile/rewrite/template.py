@@ -19,7 +19,7 @@ from elastic_compile.rewrite import build
 from elastic_compile.rewrite.expressions import Unit
 from elastic_compile.rewrite.liveness import analyse
 from elastic_compile.rewrite.sites import Site
-from elastic_compile.rewrite.source import ASYNC_FLAGS, NotRewritable, find, made, maker
+from elastic_compile.rewrite.source import ASYNC_FLAGS, NotRewritable, find, made, maker, same_code
 from elastic_compile.rewrite.statements import rewrite_definition
 
 OPTIMISED = inspect.CO_OPTIMIZED
@@ -112,7 +112,7 @@ def _rewrite(fn: types.FunctionType) -> Template:
     raw = made(module, name)
     live, lines = _liveness(tree, raw)
     sites = tuple(replace(site, live=live.get(i, ())) for i, site in enumerate(unit.sites))
-    finished = _Names(filename, f"_{(found.private or '').lstrip('_')}").restore(raw, code.co_qualname)
+    finished = _Names(filename, f"_{(found.private or '').lstrip('_')}").restore(raw, code.co_qualname, code)
     codes = frozenset(_codes(finished))
     _rewritten.update((id(c), c) for c in codes)
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
@@ -184,19 +184,23 @@ class _Names:
             return "<lambda>" if generated[1] == "function" else f"<{generated[1]}>"
         return name.removeprefix(self.private) if name.startswith(f"{self.private}__") else name
 
-    def restore(self, code: types.CodeType, qualname: str) -> types.CodeType:
-        """`code` with its original names; each function's code differs from all others."""
-        is_class = not code.co_flags & OPTIMISED
-        inside = f"{qualname}." if is_class else f"{qualname}.<locals>."
+    def restore(self, code: types.CodeType, qualname: str, source: types.CodeType | None) -> types.CodeType:
+        """The code of a rewritten frame under its original name, different from all other code. Classes and
+        asynchronous functions in it stay native: where `source`, the frame's original, has them, they are its."""
+        originals: dict[str, list[types.CodeType]] = {}
+        for constant in source.co_consts if source else ():
+            if isinstance(constant, types.CodeType):
+                originals.setdefault(constant.co_name, []).append(constant)
         constants: list[Any] = []
         for constant in code.co_consts:
             if isinstance(constant, types.CodeType):
-                constants.append(self.restore(constant, inside + self.original(constant.co_name)))
-            elif is_class and constant == code.co_qualname:
-                constants.append(qualname)
-            else:
-                constants.append(constant)
-        if not is_class:
-            constants.append((self.filename, code.co_firstlineno))
-        name = self.original(code.co_name)
-        return code.replace(co_name=name, co_qualname=qualname, co_consts=tuple(constants))
+                name = self.original(constant.co_name)
+                same = originals.get(name)
+                original = same.pop(0) if same else None
+                if _is_rewritten_frame(constant):
+                    constant = self.restore(constant, f"{qualname}.<locals>.{name}", original)
+                elif original is not None and same_code(original, constant):
+                    constant = original
+            constants.append(constant)
+        constants.append((self.filename, code.co_firstlineno))
+        return code.replace(co_name=self.original(code.co_name), co_qualname=qualname, co_consts=tuple(constants))

@@ -1,7 +1,9 @@
 """Functions that use every construct of the language the rewriting covers, each with the arguments to try.
 
-`CASES` lists them; they log through `traced`, so that order of evaluation is compared and not only results.
+`CASES` lists them; they log through `traced`, so that order of evaluation is compared and not only results. Unidiomatic
+on purpose: the linter's rules of style do not apply here.
 """
+# ruff: noqa
 from __future__ import annotations
 
 import contextlib
@@ -10,7 +12,7 @@ import itertools
 import linecache
 from typing import Any
 
-from tests.rewrite.traced import LOG, T, note
+from tests.rewrite.traced import T, note
 
 CASES: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []
 

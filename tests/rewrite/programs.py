@@ -81,7 +81,7 @@ class Writer:
         if kind == 17:
             return f"(lambda v, w={inner()}: note('l', v) + w)({inner()})"
         if kind == 18:
-            return f"len(f'{{{self.name()}}}{{{inner()}!r:>{{{self.pick('3', inner())} % 5}}}}')"
+            return f'len(f"{{{self.name()}}}{{({inner()})!r:>{{({self.pick("3", inner())}) % 5}}}}")'
         if kind == 19:
             return f"[{inner()}, {inner()}, *{self.items(depth)}][{self.pick('0', '-1', 'note(1, 1)')}]"
         if kind == 20:
