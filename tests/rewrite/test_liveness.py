@@ -138,7 +138,7 @@ def test_a_handler_that_raises_again_needs_its_exception() -> None:
     def named(g: Callable) -> Any:
         try:
             g(1)
-        except ValueError:
+        except ValueError as error:  # noqa: F841
             g(2)
             raise
 

@@ -85,7 +85,7 @@ def test_heads_say_which_loop() -> None:
 
 def test_points_follow_decisions_and_heads_precede_iterations() -> None:
     def f(a: Any) -> Any:
-        if a:
+        if a:  # noqa: SIM108
             b = 1
         else:
             b = a + 2
