@@ -42,6 +42,16 @@ CATALOGUE: dict[str, Entry] = {
         "the runtime's scalar operations are a small closed set",
         "compute it on a tensor, or in two simpler steps",
     ),
+    "EC114": Entry(
+        "a Python container of {count} entries is indexed by data",
+        "one path is made for each entry, and that is too many",
+        "stack the entries into a tensor and index that",
+    ),
+    "EC115": Entry(
+        "a list whose length only the data decides",
+        "Python lists have a static length in a compiled program",
+        "keep it a tensor, and iterate over the tensor's rows",
+    ),
     "EC120": Entry(
         "the program is not deterministic",
         "run twice along the same decisions it executed different operations (it depends on a set's order, the "

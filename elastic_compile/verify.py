@@ -42,7 +42,7 @@ def reference_calls(
 
     def store(array: np.ndarray) -> str:
         name = f"t{len(tensors)}"
-        tensors[name] = np.ascontiguousarray(array)
+        tensors[name] = np.array(array, order="C")
         return name
 
     for entry, shape in enumerate(shapes):

@@ -46,6 +46,7 @@ from elastic_compile.refusals import refuse
 
 MAX_SEGMENTS = 20_000
 MAX_MODES = 16
+MAX_ROUNDS = 256
 
 
 class Redo(BaseException):
@@ -172,6 +173,7 @@ class Explorer:
         self.joins: dict[Any, Segment] = {}
         self.widened: dict[Any, frozenset[Any]] = {}
         self.unjoined: set[Any] = set()
+        self.unrolled: set[Any] = set()
         self.wrappers: dict[int, torch.Tensor] = {}
         self.fakes: dict[int, torch.Tensor] = {}
         self.stand_ins = [[self.stand_in(leaf) for leaf in entry.leaves] for entry in entries]
@@ -219,16 +221,19 @@ class Explorer:
                 explored = 0
                 for entry in range(len(self.entries)):
                     self.add_root(entry, 0)
-                while explored < len(self.roots):
-                    root = self.roots[explored]
-                    explored += 1
-                    tracer.pending.append(root.segment)
-                    while tracer.pending:
-                        if len(tracer.segments) > MAX_SEGMENTS:
-                            raise refuse("EC110", tracer.site)
-                        self.path(tracer.pending.pop())
-                        if self.progress:
-                            self.progress(len(tracer.segments))
+                try:
+                    while explored < len(self.roots):
+                        root = self.roots[explored]
+                        explored += 1
+                        self.explore_root(root)
+                except Refusal:
+                    if not self.widened:
+                        raise
+                    self.unrolled.update(self.widened)
+                    self.widened.clear()
+                    self.joins.clear()
+                    del self.modes[1:]
+                    continue
                 unaccounted = {p for root in self.roots for p in Liveness(root.segment, tracer).unaccounted}
                 if not unaccounted:
                     return Exploration(
@@ -238,6 +243,16 @@ class Explorer:
                 del self.modes[1:]
         finally:
             self.heap.uninstall()
+
+    def explore_root(self, root: Root) -> None:
+        tracer = self.tracer
+        tracer.pending = [root.segment]
+        while tracer.pending:
+            if len(tracer.segments) > MAX_SEGMENTS:
+                raise refuse("EC110", tracer.site)
+            self.path(tracer.pending.pop())
+            if self.progress:
+                self.progress(len(tracer.segments))
 
     def add_root(self, entry: int, mode: int) -> None:
         inputs = (*(number for number, _ in self.stand_ins[entry]), *self.modes[mode].values)
@@ -370,7 +385,9 @@ class Explorer:
         position = tuple((call.frame.f_code, call.frame.f_lasti) for call in stack)
         if position in self.unjoined:
             return
+        before = tracer.cursor
         state, sizes = self.state(stack, self.widened.get(position, frozenset()))
+        synced = tracer.cursor != before
         args, rewrites, kept = self.join_arguments(state, sizes)
         key = (position, state.key, self.knowledge(kept))
         target = self.joins.get(key)
@@ -389,7 +406,7 @@ class Explorer:
             for path in slots:
                 writes[path] = symbolic
         joined = tracer.new_segment(here)
-        joined.join = Join(key, position, tuple(values), state, writes, site.kind == "head")
+        joined.join = Join(key, position, tuple(values), state, writes, site.kind == "head", synced)
         here.end = Goto(joined, args)
         self.joins[key] = joined
         self.enter(joined, state)
@@ -398,24 +415,25 @@ class Explorer:
     def replay_point(self, stack: list[Call]) -> None:
         tracer = self.tracer
         events = tracer.segment.events
+        state = None
+        ahead = tracer.path[tracer.position + 1] if tracer.position + 1 < len(tracer.path) else None
+        position = tuple((call.frame.f_code, call.frame.f_lasti) for call in stack)
+        if ahead is not None and ahead.join is not None and ahead.join.synced and ahead.join.position == position:
+            state, _ = self.state(stack, self.widened.get(position, frozenset()))
         while tracer.cursor < len(events) and isinstance(events[tracer.cursor], ScalarEvent) and (
             events[tracer.cursor].result is None
         ):
             tracer.cursor += 1
         if tracer.cursor != len(tracer.segment.events) or not isinstance(tracer.segment.end, Goto):
-            if tracer.cursor == len(tracer.segment.events) and tuple(
-                (call.frame.f_code, call.frame.f_lasti) for call in stack
-            ) in self.unjoined:
+            if tracer.cursor == len(tracer.segment.events) and position in self.unjoined:
                 return
             if tracer.segment.end is None or not isinstance(tracer.segment.end, Goto):
                 return
             raise refuse("EC120", tracer.site)
         joined = tracer.path[tracer.position + 1]
-        if joined.join.rewrites:
+        if joined.join.rewrites and state is None:
             state, _ = self.state(stack, self.widened.get(joined.join.position, frozenset()))
-            self.enter(joined, state)
-        else:
-            self.enter(joined, None)
+        self.enter(joined, state)
         tracer.advance()
 
     def enter(self, joined: Segment, state: State | None) -> None:
@@ -605,7 +623,9 @@ class Explorer:
         did the same operations, explore the loop anew with those numbers carried at run time."""
         tracer = self.tracer
         rounds = [segment for segment in tracer.path if segment.join is not None and segment.join.position == position]
-        if len(rounds) < 2:
+        if len(rounds) > MAX_ROUNDS:
+            raise refuse("EC110", tracer.site)
+        if len(rounds) < 2 or position in self.unrolled:
             return
         before = rounds[-1].join.state
         changed = _changed_slots(before, state)
@@ -689,11 +709,11 @@ def _changed_slots(before: State, now: State) -> frozenset[Any] | None:
 
 
 def _signature(path: list[Segment]) -> tuple[Any, ...]:
-    """The operations of a stretch of path, without their numbers."""
+    """The operations of a stretch of path and the weights they read, without their numbers."""
     out: list[Any] = []
     for segment in path:
         out.extend(
-            event.target if isinstance(event, OpEvent) else type(event) for event in segment.events
+            (event.target, *event.weights) if isinstance(event, OpEvent) else type(event) for event in segment.events
             if not isinstance(event, ScalarEvent)
         )
         if isinstance(segment.end, Decision):

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import builtins
 import functools
+import math
+import operator
 import sys
 import types
 from typing import Any, Callable
 
 import torch
 
+from elastic_compile.capture.sequences import SYMBOLIC_ITERATORS, Counter, Enumerate, Range, Rows, Zip
 from elastic_compile.capture.symbols import as_expr
-from elastic_compile.capture.tracer import PathEnd, Tracer
+from elastic_compile.capture.tracer import HostOp, PathEnd, Tracer
+from elastic_compile.refusals import refuse
 from elastic_compile.rewrite import NotRewritable, Template, rewrite
 from elastic_compile.rewrite.hooks import BINARY, COMPARE, CONVERSIONS, INPLACE, UNARY
 
@@ -25,6 +29,10 @@ HOST_BINARY = {
     "add": "add", "sub": "sub", "mul": "mul", "truediv": "truediv", "floordiv": "floordiv", "mod": "mod",
     "pow": "pow",
 }
+
+#: Python containers with more entries than this are not indexed by data.
+MAX_CHOICES = 64
+Indexed = (dict, torch.nn.ModuleList, torch.nn.ModuleDict, torch.nn.Sequential, torch.nn.ParameterList)
 
 #: Marks text whose content only the data decides; it may appear in an exception's message, nowhere else.
 DATA_TEXT = "\ue000"
@@ -100,6 +108,10 @@ class Hooks:
                 args, fn = (fn, *args), type(fn).__call__
             else:
                 break
+        if type(fn) is types.BuiltinFunctionType and fn.__name__ == "tolist" and (
+            isinstance(fn.__self__, torch.Tensor)
+        ):
+            return tolist(self, site, fn.__self__)
         special = SPECIAL.get(fn) if _hashable(fn) else None
         if special is not None:
             return special(self, site, frame, *args, **kwargs)
@@ -197,6 +209,14 @@ class Hooks:
         if self.tracer.dead:
             raise PathEnd
         self.tracer.site = site
+        return self.iterator(iterable)
+
+    def iterator(self, iterable: Any) -> Any:
+        """`iter(iterable)`, in a form whose position can be seen."""
+        if isinstance(iterable, range):
+            return Counter(iterable.start, iterable.stop, iterable.step)
+        if isinstance(iterable, torch.Tensor) and iterable.dim() and as_expr(iterable.shape[0]) is not None:
+            return Rows(iterable)
         return builtins.iter(iterable)
 
     def next(self, site: Any, iterator: Any) -> Any:
@@ -232,11 +252,14 @@ class Hooks:
             return table[name](self.as_data(a, b), b)
         if type(a) not in NUMBERS or type(b) not in NUMBERS:
             return table[name](a, b)
-        op = HOST_BINARY.get(name)
         floating = float in (type(a), type(b)) or torch.SymFloat in (type(a), type(b)) or name == "truediv"
-        if op is None or not floating or table is COMPARE:
+        if not floating:
             return table[name](a, b)
-        return self.tracer.host(op, (a, b), "float")
+        if table is COMPARE:
+            return self.tracer.decide(None, HostOp(name, tuple(x if as_expr(x) is None else as_expr(x) for x in (a, b))))
+        if name not in HOST_BINARY:
+            return table[name](a, b)
+        return self.tracer.host(HOST_BINARY[name], (a, b), "float")
 
     def as_data(self, number: Any, like: torch.Tensor) -> torch.Tensor:
         """A symbolic number as a tensor that promotes with `like` as the Python number would."""
@@ -270,10 +293,52 @@ class Hooks:
 
     def getitem(self, site: Any, target: Any, key: Any) -> Any:
         self.tracer.site = site
+        if isinstance(target, torch.Tensor):
+            return self.tracer.library(operator.getitem, (target, self.tensor_key(key)), {})
+        if type(key) in SYMBOLIC or (isinstance(key, torch.Tensor) and isinstance(target, (list, tuple, *Indexed))):
+            key = self.choose(site, target, key)
         return target[key]
+
+    def tensor_key(self, key: Any) -> Any:
+        """An index of a tensor with 0-d integer tensors read as numbers, which select as Python's ints do."""
+        if isinstance(key, tuple):
+            return tuple(map(self.tensor_key, key))
+        if isinstance(key, slice):
+            return slice(*map(self.tensor_key, (key.start, key.stop, key.step)))
+        if isinstance(key, torch.Tensor) and key.dim() == 0 and key.dtype not in (torch.bool, torch.uint8) and (
+            not key.dtype.is_floating_point
+        ):
+            return key.item()
+        return key
+
+    def choose(self, site: Any, target: Any, key: Any) -> Any:
+        """A data-dependent key of a Python container as one of the keys that it has: one path for each. A key that it
+        does not have stays unknown, and the container itself refuses it."""
+        if isinstance(key, torch.Tensor):
+            key = key.item()
+            if type(key) not in SYMBOLIC:
+                return key
+        keys = list(target) if isinstance(target, dict) else range(len(target))
+        if len(keys) > MAX_CHOICES:
+            raise refuse("EC114", site, count=len(keys))
+        for one in keys:
+            if bool(key == one):
+                return one
+        if not isinstance(target, dict):
+            for one in keys:
+                if bool(key == one - len(keys)):
+                    return one - len(keys)
+        raise KeyError("a key that only the data decides") if isinstance(target, dict) else (
+            IndexError(f"{type(target).__name__} index out of range"))
 
     def setitem(self, site: Any, target: Any, key: Any, value: Any) -> None:
         self.tracer.site = site
+        if isinstance(target, torch.Tensor):
+            key = self.tensor_key(key)
+            if type(value) in SYMBOLIC:
+                value = self.as_data(value, target)
+        elif type(key) in SYMBOLIC:
+            key = self.choose(site, target, key)
         target[key] = value
 
     def format(self, site: Any, value: Any, conversion: str | None, spec: str) -> str:
@@ -336,6 +401,67 @@ def _str(hooks: Hooks, site: Any, frame: Any, *args: Any, **kwargs: Any) -> str:
     return hooks.format(site, args[0], None, "") if len(args) == 1 and not kwargs else str(*args, **kwargs)
 
 
+def _range(hooks: Hooks, site: Any, frame: Any, *bounds: Any) -> Any:
+    numbers = [bound.item() if isinstance(bound, torch.Tensor) else bound for bound in bounds]
+    return Range(*numbers) if any(as_expr(number) is not None for number in numbers) else range(*numbers)
+
+
+def _len(hooks: Hooks, site: Any, frame: Any, value: Any) -> Any:
+    return value.shape[0] if isinstance(value, torch.Tensor) and value.dim() else len(value)
+
+
+def _enumerate(hooks: Hooks, site: Any, frame: Any, iterable: Any, start: Any = 0) -> Any:
+    inner = hooks.iterator(iterable)
+    return Enumerate(inner, start) if isinstance(inner, SYMBOLIC_ITERATORS) else enumerate(iterable, start)
+
+
+def _zip(hooks: Hooks, site: Any, frame: Any, *iterables: Any, **options: Any) -> Any:
+    inner = [hooks.iterator(iterable) for iterable in iterables]
+    if options or not any(isinstance(one, SYMBOLIC_ITERATORS) for one in inner):
+        return zip(*iterables, **options)
+    return Zip(inner)
+
+
+def _one_hot(hooks: Hooks, site: Any, frame: Any, tensor: torch.Tensor, num_classes: int = -1) -> torch.Tensor:
+    """`torch.nn.functional.one_hot` without its check of the classes' range, which reads data."""
+    if type(num_classes) is not int or num_classes < 0:
+        return torch.nn.functional.one_hot(tensor, num_classes)
+    return (tensor.unsqueeze(-1) == torch.arange(num_classes)).to(torch.int64)
+
+
+def _math(op: str) -> Callable[..., Any]:
+    def call(hooks: Hooks, site: Any, frame: Any, *args: Any) -> Any:
+        numbers = [_number(hooks, site, arg, float) if isinstance(arg, torch.Tensor) else arg for arg in args]
+        if not any(as_expr(number) is not None for number in numbers):
+            return getattr(math, op)(*numbers)
+        if op in ("isnan", "isinf"):
+            return hooks.tracer.decide(None, HostOp(op, tuple(as_expr(number) for number in numbers)))
+        return hooks.tracer.host(op, tuple(numbers), "int" if op in ("floor", "ceil", "trunc") else "float")
+
+    return call
+
+
+def _round(hooks: Hooks, site: Any, frame: Any, number: Any, digits: Any = None) -> Any:
+    if as_expr(number) is None:
+        return round(number) if digits is None else round(number, digits)
+    if digits is None:
+        return hooks.tracer.host("round", (number,), "int")
+    return hooks.tracer.host("round_digits", (number, digits), "float")
+
+
+def tolist(hooks: Hooks, site: Any, tensor: torch.Tensor) -> Any:
+    """`tensor.tolist()`: nested lists of host scalars."""
+    if tensor.dim() == 0:
+        return tensor.item()
+    if as_expr(tensor.shape[0]) is not None:
+        raise refuse("EC115", site)
+    return [tolist(hooks, site, row) for row in tensor.unbind(0)]
+
+
 SPECIAL: dict[Any, Callable[..., Any]] = {
     int: _int, float: _float, bool: _bool, isinstance: _isinstance, print: _print, str: _str,
+    range: _range, len: _len, enumerate: _enumerate, zip: _zip, round: _round,
+    torch.nn.functional.one_hot: _one_hot,
+    **{getattr(math, op): _math(op) for op in (
+        "sqrt", "exp", "log", "log2", "sin", "cos", "tanh", "floor", "ceil", "trunc", "isnan", "isinf")},
 }

@@ -20,6 +20,7 @@ from elastic_compile.capture.tracer import (
     End,
     Goto,
     ItemEvent,
+    LiteralEvent,
     OpEvent,
     Raised,
     Ref,
@@ -143,6 +144,8 @@ def event_outputs(event: Any) -> Iterable[int]:
     """The values that an event defines."""
     if isinstance(event, OpEvent):
         return [output for output in event.outputs if output is not None]
+    if isinstance(event, LiteralEvent):
+        return []
     return [event.output]
 
 

@@ -23,7 +23,7 @@ from elastic_compile.capture.symbols import as_expr
 ATOMS = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis), type(NotImplemented))
 BY_IDENTITY = (
     type, types.ModuleType, types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType,
-    torch.dtype, torch.device, torch.layout, torch.memory_format, torch._ops.OpOverload, torch._ops.OpOverloadPacket,
+    torch.SymInt, torch.SymFloat, torch.SymBool, torch.dtype, torch.device, torch.layout, torch.memory_format, torch._ops.OpOverload, torch._ops.OpOverloadPacket,
 )
 
 
@@ -160,7 +160,8 @@ class Walker:
             self.walk(value.__defaults__, (*path, "defaults"))
             self.walk(value.__kwdefaults__, (*path, "kwdefaults"))
             for name, cell in zip(value.__code__.co_freevars, value.__closure__ or ()):
-                self.walk(cell, (*path, name))
+                if not name.startswith("__ec"):
+                    self.walk(cell, (*path, name))
         elif kind is types.CellType:
             tokens.append("cell")
             try:
@@ -341,7 +342,9 @@ class Heap:
     def changed(self) -> list[int]:
         """Numbers of the objects whose content is not, by identity, what it was."""
         if self.watched is None:
-            empty = [i for i, content in enumerate(self.saved) if not content and hasattr(self.objects[i], "__len__")]
+            empty = [
+                i for i, content in enumerate(self.saved) if not content and isinstance(self.objects[i], (dict, list, set))
+            ]
             self.empty = [self.objects[i] for i in empty]
             self.empty_numbers = empty
             still = {i for i, value in enumerate(self.objects) if isinstance(value, tuple)} | set(empty)

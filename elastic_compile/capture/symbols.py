@@ -16,10 +16,10 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv, free_unbacked_symbol
 class Symbols(ShapeEnv):
     """A shape environment whose undecidable guards become decisions of the traced path.
 
-    `decide(expr) -> bool | int` is called for a guard on data-dependent symbols that has no fallback.
+    `decide(expr, type) -> bool | int` is called for a guard on data-dependent symbols that has no fallback.
     """
 
-    def __init__(self, decide: Callable[[sympy.Basic], Any]) -> None:
+    def __init__(self, decide: Callable[[sympy.Basic, type], Any]) -> None:
         super().__init__(allow_scalar_outputs=True, allow_dynamic_output_shape_ops=True)
         self.decide = decide
 
@@ -31,7 +31,7 @@ class Symbols(ShapeEnv):
             known = self._maybe_evaluate_static(expr)
             if known is not None:
                 return sym_node.pytype(known)
-            return self.decide(expr)
+            return self.decide(expr, sym_node.pytype)
         return super().evaluate_sym_node(sym_node, size_oblivious, fallback_value)
 
     def snapshot(self) -> dict[str, Any]:
@@ -40,8 +40,11 @@ class Symbols(ShapeEnv):
 
     def restore(self, state: dict[str, Any]) -> None:
         """Forget every fact learned since `snapshot`, keeping symbols (their names must stay unique)."""
+        ranges = dict(self.var_to_range)
         for name, value in state.items():
             setattr(self, name, value.copy())
+        for symbol, known in ranges.items():
+            self.var_to_range.setdefault(symbol, known)
         self._clear_caches()
 
     def _clear_caches(self) -> None:

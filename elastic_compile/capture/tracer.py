@@ -82,6 +82,7 @@ class OpEvent:
     outputs: tuple[int | None, ...]
     result: Any
     site: Any
+    weights: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,11 @@ class HostOp:
     def free_symbols(self) -> set[sympy.Symbol]:
         return {s for operand in self.operands if isinstance(operand, sympy.Basic) for s in operand.free_symbols}
 
+    def xreplace(self, names: dict[sympy.Symbol, sympy.Symbol]) -> HostOp:
+        """The operation with symbols renamed."""
+        return HostOp(self.op, tuple(
+            operand.xreplace(names) if isinstance(operand, sympy.Basic) else operand for operand in self.operands))
+
 
 @dataclass(frozen=True)
 class ScalarEvent:
@@ -129,11 +135,19 @@ class CarryEvent:
 
 
 @dataclass(frozen=True)
+class LiteralEvent:
+    """A tensor written in the program text (torch.tensor([1.0, 2.0])): a constant, like a weight."""
+
+    output: int
+    result: Any
+
+
+@dataclass(frozen=True)
 class Decision:
     """A fork. `tensor`: the id of a one-element bool tensor, or None with `expr` a symbolic condition."""
 
     tensor: int | None
-    expr: sympy.Basic | None
+    expr: sympy.Basic | HostOp | None
     then: Segment
     orelse: Segment
     site: Any
@@ -180,6 +194,7 @@ class Join:
     state: Any
     rewrites: dict[Any, Any]
     loop: bool
+    synced: bool
 
 
 @dataclass(frozen=True)
@@ -225,6 +240,7 @@ class Tracer:
         self.by_weight: dict[int, int] = {}
         self.producer: dict[int, OpEvent] = {}
         self.constants: dict[int, torch.Tensor | None] = {}
+        self.literals: dict[Any, int] = {}
         self.symbol_value: dict[sympy.Symbol, tuple[Any, ...]] = {}
         self.segments: list[Segment] = []
         self.pending: list[Segment] = []
@@ -385,7 +401,7 @@ class Tracer:
         return result
 
     # -- decisions
-    def decide(self, tensor: int | None, expr: sympy.Basic | None) -> bool:
+    def decide(self, tensor: int | None, expr: sympy.Basic | HostOp | None) -> bool:
         """Which way the path goes where data decides."""
         if self.dead:
             raise PathEnd
@@ -394,7 +410,8 @@ class Tracer:
         if tensor is not None:
             constant = self.constant(tensor)
             if constant is not None:
-                return bool(constant)
+                with self.plain_torch():
+                    return bool(constant)
         self.decisions += 1
         if self.replaying:
             end = self.segment.end
@@ -411,14 +428,15 @@ class Tracer:
             outcome = True
         if expr is not None:
             self.facts[expr] = outcome
-            self.facts[sympy.Not(expr)] = not outcome
+            if isinstance(expr, sympy.Basic):
+                self.facts[sympy.Not(expr)] = not outcome
         return outcome
 
-    def decide_expr(self, expr: sympy.Basic) -> Any:
+    def decide_expr(self, expr: sympy.Basic, python: type) -> Any:
         """A guard on data-dependent numbers: a condition forks, a number is refused."""
         if self.dead:
             raise PathEnd
-        if isinstance(expr, (sympy.logic.boolalg.Boolean, sympy.core.relational.Relational)):
+        if python is bool:
             return self.decide(None, expr)
         raise refuse("EC111", self.site)
 
@@ -431,7 +449,8 @@ class Tracer:
             return self.decide(tensor, None)
         constant = self.constant(tensor)
         if constant is not None:
-            return constant.item()
+            with self.plain_torch():
+                return constant.item()
         if fake.dtype.is_complex:
             raise refuse("EC112", self.site)
         if tensor in self.items:
@@ -477,6 +496,29 @@ class Tracer:
             self.record(event)
         return torch._to_functional_tensor(event.result)
 
+    def literal(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A constant tensor that the program makes from Python numbers; equal ones are one."""
+        if isinstance(tensor, FakeTensor):
+            return tensor
+        if self.replaying:
+            event = self.next_known()
+            if not isinstance(event, LiteralEvent):
+                raise refuse("EC120", self.site)
+            return event.result
+        with self.plain_torch():
+            key = (tensor.dtype, tuple(tensor.shape), tensor.numpy().tobytes())
+        if key not in self.literals:
+            self.literals[key] = self.weight(tensor, f"literal_{len(self.literals)}")
+        number = self.literals[key]
+        self.record(LiteralEvent(number, self.values[number].fake))
+        return self.values[number].fake
+
+    @contextlib.contextmanager
+    def plain_torch(self) -> Iterator[None]:
+        """Compute with real tensors, as if nothing were traced."""
+        with self.recording_off(), torch._C._DisableTorchDispatch(), torch._C.DisableTorchFunction():
+            yield
+
     def constant(self, number: int) -> torch.Tensor | None:
         """The data of a value that only weights determine, or None.
 
@@ -506,7 +548,7 @@ class Tracer:
                 if data is None:
                     return None
                 real[leaf.id] = data
-        with self.recording_off(), torch._C._DisableTorchDispatch(), torch._C.DisableTorchFunction():
+        with self.plain_torch():
             args, kwargs = pytree.tree_map_only(Ref, lambda ref: real[ref.id], (event.args, event.kwargs))
             result = event.target(*args, **kwargs)
         for output, data in zip(event.outputs, pytree.tree_leaves(result)):
@@ -546,7 +588,11 @@ class Tracer:
             else:
                 outputs.append(None)
         self.symbols.pending_fresh_unbacked_symbols.clear()
-        event = OpEvent(target, plain_args, plain_kwargs, tuple(outputs), result, self.site)
+        weights = tuple(
+            leaf.id for leaf in pytree.tree_leaves((plain_args, plain_kwargs))
+            if isinstance(leaf, Ref) and self.values[leaf.id].kind == "weight"
+        )
+        event = OpEvent(target, plain_args, plain_kwargs, tuple(outputs), result, self.site, weights)
         for output in outputs:
             if output is not None and self.values[output].kind == "op":
                 self.producer.setdefault(output, event)
@@ -629,7 +675,7 @@ class Recorder(TorchDispatchMode):
             every = tracer.operation(aten.all.default, (same,), {}, aten.all.default)
             return tracer.item(tracer.value_of_inner(every))
         if func is aten.lift_fresh.default:
-            return args[0]
+            return tracer.literal(args[0])
         if func._schema.is_mutable:
             raise refuse("EC132", tracer.site, operator=str(func))
         return tracer.operation(func, args, kwargs, func)
