@@ -158,8 +158,13 @@ def _inside_ns(model: Model) -> float:
     return sum(region.total_ms for region in model.statistics().regions) * 1e6
 
 
+def keeps_state(model: Model) -> bool:
+    """Whether a call of `model` may depend on the calls before it."""
+    return len(model.program.modes) > 1 or bool(model.program.modes[0].state)
+
+
 def _from_reset(model: Model, call: Thunk) -> Thunk:
-    if len(model.program.modes) == 1 and not model.program.modes[0].state:
+    if not keeps_state(model):
         return call
 
     def reset_and_call() -> Any:

@@ -27,6 +27,9 @@ from elastic_compile.cli.console import (
 from elastic_compile.cli.target import load_target
 from elastic_runtime import load
 
+_STATEFUL = dict.fromkeys(
+    (bench.EAGER, bench.COMPILED), "the module keeps state from call to call, which cannot be set back for each call")
+
 
 def _percentiles(text: str) -> str:
     try:
@@ -67,7 +70,8 @@ def bench_bundle(
             report("torch.compile", 0, None)
             module, calls = _examples(source, seed)
             models = {name: (model, bench.example_calls(model, calls)) for name, model in loaded.items()}
-            others, failed = bench.torch_calls(module, calls, threads)
+            others, failed = ({}, _STATEFUL) if any(map(bench.keeps_state, loaded.values())) else \
+                bench.torch_calls(module, calls, threads)
         rows = bench.compare(models, others, settings, lambda done, total: report("measure", done, total))
     console = out(json)
     console.print(table(rows, settings.percentiles))

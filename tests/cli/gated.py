@@ -20,8 +20,18 @@ class Gated(nn.Module):
 class Printing(nn.Module):
     def forward(self, x):
         if x.sum() > 0:
-            x = x + int(input())
+            x = x + 1
         return f"{x.sum().item():.2f}"
+
+
+class Counting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = 0
+
+    def forward(self, x):
+        self.seen = self.seen + 1
+        return x * 2 if x.sum() > 0 else x + self.seen
 
 
 def factory():
@@ -32,6 +42,10 @@ def factory():
 def other():
     torch.manual_seed(1)
     return Gated().eval(), [(torch.ones(2, 4),), (-torch.ones(2, 4),)]
+
+
+def counting():
+    return Counting().eval(), [(torch.ones(2),), (-torch.ones(2),)]
 
 
 def refused():

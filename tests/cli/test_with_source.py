@@ -86,6 +86,14 @@ def test_bench_times_eager_and_the_bundle_in_one_run(cli, gated):
     assert len(report["paths"]) == 2
 
 
+def test_state_is_compared_call_by_call_and_not_timed_against_torch(cli, tmp_path):
+    source = f"{GATED}:counting"
+    cli("compile", source, "-o", tmp_path / "c.elastic")
+    assert "12 of 12 calls equal" in cli("verify", tmp_path / "c.elastic", "--source", source, "--random", 10).stdout
+    result = cli("bench", tmp_path / "c.elastic", "--source", source, "--duration-s", 0)
+    assert "eager is missing: the module keeps state" in result.stdout
+
+
 def test_doctor_says_what_is_refused(cli):
     report = json.loads(cli("doctor", f"{GATED}:refused", "--json", "-", status=1).stdout)
     assert report["refusals"][0]["code"].startswith("EC") and report["refusals"][0]["line"] > 0
