@@ -102,6 +102,9 @@ COMPOSITES: dict[Any, Entry] = {
     torch.matmul: _direct(aten.matmul.default),
     torch.Tensor.matmul: _direct(aten.matmul.default),
     torch.Tensor.__matmul__: _direct(aten.matmul.default),
+    torch.det: _direct(aten.linalg_det.default),
+    torch.Tensor.det: _direct(aten.linalg_det.default),
+    torch.linalg.det: _direct(aten.linalg_det.default),
     torch.lstm: _recurrent(aten.lstm.input),
     torch.gru: _recurrent(aten.gru.input),
 }

@@ -294,7 +294,7 @@ class Hooks:
     def getitem(self, site: Any, target: Any, key: Any) -> Any:
         self.tracer.site = site
         if isinstance(target, torch.Tensor):
-            return self.tracer.library(operator.getitem, (target, self.tensor_key(key)), {})
+            return select(self.tracer, target, self.tensor_key(key))
         if type(key) in SYMBOLIC or (isinstance(key, torch.Tensor) and isinstance(target, (list, tuple, *Indexed))):
             key = self.choose(site, target, key)
         return target[key]
@@ -337,6 +337,8 @@ class Hooks:
             key = self.tensor_key(key)
             if type(value) in SYMBOLIC:
                 value = self.as_data(value, target)
+            if has_symbolic_index(key):
+                target, key = select(self.tracer, target, key), ...
         elif type(key) in SYMBOLIC:
             key = self.choose(site, target, key)
         target[key] = value
@@ -352,9 +354,42 @@ class Hooks:
 Hooks.TRANSPARENT = frozenset(
     getattr(Hooks, name).__code__ for name in (
         "invoke", "truth", "iter", "next", "binop", "inplace", "unop", "compare", "getitem", "setitem", "format",
+        "choose",
     )
 ) | frozenset(table[name].__code__ for table in (COMPARE, CONVERSIONS) for name in table
               if hasattr(table[name], "__code__"))
+
+
+def has_symbolic_index(key: Any) -> bool:
+    """Whether an index of a tensor holds a symbolic int."""
+    return any(type(part) is torch.SymInt for part in (key if isinstance(key, tuple) else (key,)))
+
+
+def select(tracer: Tracer, target: torch.Tensor, key: Any) -> torch.Tensor:
+    """`target[key]`. A symbolic int selects along its dimension after everything else has been applied."""
+    parts = key if isinstance(key, tuple) else (key,)
+    if not has_symbolic_index(parts):
+        return tracer.library(operator.getitem, (target, key), {})
+    if any(isinstance(part, torch.Tensor) for part in parts):
+        parts = tuple(tracer.carry(part) if type(part) is torch.SymInt else part for part in parts)
+        return target[tuple(part.reshape(1) if isinstance(part, torch.Tensor) and part.dim() == 0 else part
+                            for part in parts)].squeeze(0)
+    consumed = sum(part is not None and part is not ... for part in parts)
+    whole = tuple(slice(None) if type(part) is torch.SymInt else part for part in parts)
+    result = target if all(part == slice(None) for part in whole) else target[whole]
+    dims: list[tuple[int, Any]] = []
+    dim = 0
+    for part in parts:
+        if part is ...:
+            dim += target.dim() - consumed
+        elif type(part) is torch.SymInt:
+            dims.append((dim, part))
+            dim += 1
+        elif part is None or isinstance(part, slice):
+            dim += 1
+    for dim, index in reversed(dims):
+        result = result.select(dim, index)
+    return result
 
 
 def _hashable(fn: Any) -> bool:

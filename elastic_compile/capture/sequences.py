@@ -54,7 +54,7 @@ class Rows:
         return self
 
     def __next__(self) -> torch.Tensor:
-        return self.tensor[next(self.counter)]
+        return self.tensor.select(0, next(self.counter))
 
 
 class Enumerate:

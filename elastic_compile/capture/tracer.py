@@ -241,6 +241,7 @@ class Tracer:
         self.producer: dict[int, OpEvent] = {}
         self.constants: dict[int, torch.Tensor | None] = {}
         self.literals: dict[Any, int] = {}
+        self.aliases: list[torch.Tensor] = []
         self.symbol_value: dict[sympy.Symbol, tuple[Any, ...]] = {}
         self.segments: list[Segment] = []
         self.pending: list[Segment] = []
@@ -566,7 +567,7 @@ class Tracer:
             if not isinstance(event, OpEvent) or event.target is not target:
                 raise refuse("EC120", self.site)
             self.fresh.update(o for o in event.outputs if o is not None)
-            return event.result
+            return self.again(event)
         if torch.Tag.nondeterministic_seeded in target.tags:
             raise refuse("EC130", self.site, operator=str(target))
         plain_args, plain_kwargs = self.plain(args), self.plain(kwargs)
@@ -599,6 +600,21 @@ class Tracer:
                 self.fresh.add(output)
         self.record(event)
         return result
+
+    def again(self, event: OpEvent) -> Any:
+        """A recorded result for another run. A view is a new tensor object each time, as autograd's bookkeeping of
+        views demands, that denotes the same value."""
+        if not any(returned.alias_info for returned in event.target._schema.returns):
+            return event.result
+
+        def alias(tensor: torch.Tensor) -> torch.Tensor:
+            with self.recording_off(), self.fake_mode:
+                made = aten.alias.default(tensor)
+            self.by_fake[id(made)] = self.by_fake[id(tensor)]
+            self.aliases.append(made)
+            return made
+
+        return pytree.tree_map_only(torch.Tensor, alias, event.result)
 
     def plain(self, tree: Any) -> Any:
         """`tree` with tensors as Ref and symbolic numbers as SymRef or the number they are known to be."""

@@ -24,6 +24,7 @@ from torch.export.graph_signature import (
     TensorArgument,
 )
 from torch.fx.experimental.sym_node import SymNode
+from torch.fx.experimental.symbolic_shapes import CallMethodKey
 from torch.utils._sympy.interp import sympy_interp
 from torch.utils._sympy.reference import PythonReferenceAnalysis
 
@@ -68,6 +69,8 @@ def export(program: Program, graph: Graph, name: str) -> ExportedProgram:
             python = int if integer else float
             made = SymNode(wanted, env, python, None)
             node.meta["val"] = torch.SymInt(made) if integer else torch.SymFloat(made)
+            if axis is None:
+                node.meta["unbacked_bindings"] = {wanted: ()}
             symbols[wanted] = node
         return symbols[wanted]
 
@@ -85,6 +88,22 @@ def export(program: Program, graph: Graph, name: str) -> ExportedProgram:
             return proxy.node
         return value
 
+    bound = {s for value in graph.inputs for s in _size_symbols(program.fakes[value])}
+
+    def bind(node: torch.fx.Node) -> None:
+        """Say which symbols the node's data decides: those of its sizes that nothing before it has."""
+        value = node.meta["val"]
+        fresh: dict[sympy.Symbol, Any] = {}
+        for i, one in enumerate(value if isinstance(value, (list, tuple)) else (value,)):
+            prefix = (pytree.SequenceKey(i),) if isinstance(value, (list, tuple)) else ()
+            for axis, size in enumerate(one.shape):
+                expr = as_expr(size)
+                if expr is not None and expr.is_Symbol and expr not in bound:
+                    bound.add(expr)
+                    fresh[expr] = (*prefix, CallMethodKey("size"), pytree.SequenceKey(axis))
+        if fresh:
+            node.meta["unbacked_bindings"] = fresh
+
     for op in graph.ops:
         args, kwargs = pytree.tree_map(leaf, (op.args, dict(op.kwargs)))
         node = fx.call_function(op.target, tuple(args), kwargs)
@@ -92,6 +111,7 @@ def export(program: Program, graph: Graph, name: str) -> ExportedProgram:
         if len(returns) == 1 and isinstance(returns[0].type, torch.TensorType):
             node.meta["val"] = _fake(program, op.outputs[0], node)
             nodes[op.outputs[0]] = node
+            bind(node)
             continue
         recomputed = _recompute(node, fake_mode)
         flat = list(recomputed)
@@ -99,12 +119,15 @@ def export(program: Program, graph: Graph, name: str) -> ExportedProgram:
         for i, value in kept.items():
             flat[i] = program.fakes[value]
         node.meta["val"] = flat if isinstance(recomputed, list) else tuple(flat)
+        bind(node)
         for i, value in kept.items():
             item = fx.call_function(operator.getitem, (node, i))
             item.meta["val"] = flat[i]
             nodes[value] = item
     fx.output(tuple(nodes[value] for value in graph.outputs))
     _drop_dead(fx)
+    if fake_mode is not None and fake_mode.shape_env is not None:
+        fake_mode.shape_env.pending_fresh_unbacked_symbols.clear()
     module = torch.fx.GraphModule({}, fx, class_name=name)
     outputs = [
         OutputSpec(OutputKind.USER_OUTPUT, TensorArgument(nodes[value].name), None) for value in graph.outputs
@@ -155,6 +178,15 @@ def run_eager(program: Program, graph: Graph, inputs: list[torch.Tensor]) -> lis
                 if value is not None:
                     values[value] = data
     return [values[value] for value in graph.outputs]
+
+
+def _size_symbols(fake: torch.Tensor) -> set[sympy.Symbol]:
+    return {s for size in fake.shape if as_expr(size) is not None for s in as_expr(size).free_symbols}
+
+
+def as_expr(value: Any) -> sympy.Basic | None:
+    """The symbolic expression behind a symbolic number, else None."""
+    return value.node.expr if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)) else None
 
 
 def _fake(program: Program, value: int | None, node: torch.fx.Node) -> Any:
