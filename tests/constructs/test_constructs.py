@@ -1,0 +1,88 @@
+"""Every construct, compiled and run without PyTorch, against eager PyTorch on every path."""
+from __future__ import annotations
+
+import networkx as nx
+import pytest
+
+import elastic_compile as ec
+from elastic_compile.program.ir import jumps
+from elastic_compile.verify import check_blocks
+from elastic_runtime import schema
+from tests.constructs import registry
+from tests.constructs.build import Built, build, compile_case, eager, forced, random_calls, run
+from tests.constructs.compare import difference
+
+CASES = registry.load()
+READY = [name for name, case in CASES.items() if not case.pending]
+EXACT = [name for name in READY if CASES[name].exact]
+LOOPS = [name for name in READY if CASES[name].loop]
+
+
+def has_cycle(program: schema.Program) -> bool:
+    graph = nx.DiGraph(
+        (b, jump.block) for b, block in enumerate(program.blocks) for jump in jumps(block.terminator))
+    return not nx.is_directed_acyclic_graph(graph)
+
+
+def assert_equal_in_order(built: Built, calls) -> None:
+    """Replay the calls on both sides from the first state."""
+    built.model.reset()
+    target = built.case.make()[0]
+    for call in calls:
+        if not built.case.sequence:
+            target = built.case.make()[0]
+        expected = eager(target, call)
+        assert difference(run(built.model, call), expected) == "", call.leaves
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_equal_to_eager_on_every_path(name):
+    built = build(CASES[name])
+    assert_equal_in_order(built, built.calls)
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_equal_to_eager_on_random_inputs(name):
+    built = build(CASES[name])
+    assert_equal_in_order(built, random_calls(built.calls, 10))
+
+
+@pytest.mark.parametrize("name", READY)
+def test_every_block_was_run(name):
+    built = build(CASES[name])
+    compiled = built.compiled
+    ran = check_blocks(
+        compiled.source, compiled.program, built.model, compiled.reference, compiled.reference_tensors)
+    assert ran == set(range(len(compiled.program.blocks)))
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_equal_to_eager_along_forced_paths(name):
+    built = build(CASES[name])
+    report = forced(built).check(built.calls)
+    assert report.paths >= len(built.calls)
+    missing = {
+        (block, side) for block in report.forceable for side in (0, 1) if (block, side) not in report.edges
+    }
+    assert not missing
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_loops_are_loops(name):
+    assert has_cycle(build(CASES[name]).compiled.program)
+
+
+@pytest.mark.parametrize("name", [name for name in LOOPS if CASES[name].longer])
+def test_the_number_of_blocks_does_not_depend_on_the_trips(name):
+    case = CASES[name]
+    longer = compile_case(case, **case.longer)
+    assert len(longer.compiled.program.blocks) == len(build(case).compiled.program.blocks)
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.pending])
+def test_what_is_not_compiled_yet_is_refused(name):
+    case = CASES[name]
+    with pytest.raises(ec.Refusal) as refused:
+        ec.compile(*case.make())
+    assert refused.value.code == case.pending
+    assert refused.value.reason and refused.value.hint
