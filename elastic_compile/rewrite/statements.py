@@ -277,11 +277,11 @@ class Statements(Comprehensions):
     def do_Try(self, node: ast.Try) -> None:
         keyword = ast.copy_location(ast.Pass(), node)
         keyword.end_lineno, keyword.end_col_offset = node.lineno, node.col_offset + len("try")
-        with self.deciding(keyword):
+        with self.deciding(keyword) as saved:
             self.protected += 1
             body = self.nested(node.body, followed_by_point=False)
             orelse = self.nested(node.orelse, followed_by_point=False) if node.orelse else []
-            handlers = [self.handler(handler) for handler in node.handlers]
+            handlers = [self.handler(handler, saved, bool(node.finalbody)) for handler in node.handlers]
             self.protected -= 1
             outer, self.opaque = self.opaque, True
             finalbody = self.nested(node.finalbody, followed_by_point=False) if node.finalbody else []
@@ -290,13 +290,19 @@ class Statements(Comprehensions):
 
     do_TryStar = do_Try
 
-    def handler(self, node: ast.ExceptHandler) -> ast.ExceptHandler:
+    def handler(self, node: ast.ExceptHandler, saved: str, final: bool) -> ast.ExceptHandler:
+        """A handler; paths that raised at different places may join where it begins."""
         name = node.name
         if name is None and re_raises(node.body):
             name = self.new("e")
         outer = self.opaque
         self.opaque = outer or hides_exception(node)
-        body = self.nested(node.body, followed_by_point=False)
+        with self.block() as body:
+            if not self.opaque:
+                self.out.append(self.point(saved, node.type or node.body[0], "point"))
+            self.suite(node.body)
+        if not final:
+            self.drop_tail_point(body)
         self.opaque = outer
         kind = None if node.type is None else Nested(self).value(node.type)
         if name is not None and kind is None:

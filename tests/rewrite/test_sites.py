@@ -101,6 +101,21 @@ def test_points_follow_decisions_and_heads_precede_iterations() -> None:
     assert kinds[-1] == ("point", "b < 5")
 
 
+def test_paths_that_raised_apart_meet_where_the_handler_begins() -> None:
+    def f(a: Any) -> Any:
+        try:
+            if a:
+                raise ValueError(1)
+            raise ValueError(2)
+        except ValueError as error:
+            return error.args
+
+    hooks = Recorder()
+    assert rewrite(f).bind(f, hooks)(0) == (2,)
+    (entry,) = (s for s in hooks.seen if s.kind == "point")
+    assert (entry.snippet, entry.live) == ("ValueError", ("error",))
+
+
 def test_no_point_without_a_decision() -> None:
     class Quiet(Hooks):
         def point(self, site: Site) -> None:
