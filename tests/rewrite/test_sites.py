@@ -112,8 +112,8 @@ def test_paths_that_raised_apart_meet_where_the_handler_begins() -> None:
 
     hooks = Recorder()
     assert rewrite(f).bind(f, hooks)(0) == (2,)
-    (entry,) = (s for s in hooks.seen if s.kind == "point")
-    assert (entry.snippet, entry.live) == ("ValueError", ("error",))
+    (entry,) = (s for s in hooks.seen if s.kind == "point" and s.snippet == "ValueError")
+    assert entry.live == ("error",)
 
 
 def test_no_point_without_a_decision() -> None:
