@@ -58,6 +58,11 @@ CATALOGUE: dict[str, Entry] = {
         "clock, Python's random, or state the compiler cannot see)",
         "make the forward a function of its inputs and of module attributes",
     ),
+    "EC121": Entry(
+        "the host's clock or random numbers decide: {function}",
+        "a compiled program is a function of its inputs; what {function} returned now would be fixed for ever",
+        "pass the number in as an input",
+    ),
     "EC130": Entry(
         "a random operation: {operator}",
         "random draws are not compiled yet",
@@ -67,6 +72,11 @@ CATALOGUE: dict[str, Entry] = {
         "an operation whose result's size or type only the data decides: {operator}",
         "the operator has no symbolic shape rule",
         "use an operation with a static output shape, or torch.nonzero / boolean masks, which have one",
+    ),
+    "EC133": Entry(
+        "an operation cannot be traced: {message}",
+        "PyTorch does not run it on tensors without data, or it fails for these shapes on this path",
+        "use operations on tensors only; keep NumPy and other libraries behind a function registered on the host",
     ),
     "EC132": Entry(
         "an in-place operation that cannot be made functional: {operator}",
@@ -88,6 +98,16 @@ CATALOGUE: dict[str, Entry] = {
         "state that survives the call is not compiled yet",
         "return the new state and pass it back in with the next call",
     ),
+    "EC153": Entry(
+        "a global variable is assigned: {name}",
+        "state outside the module does not survive in a bundle",
+        "keep it as an attribute of the module",
+    ),
+    "EC154": Entry(
+        "the module reaches too many objects to watch: more than {count}",
+        "state that could change unseen could make the program wrong",
+        "move large Python data structures out of the module, or turn them into tensors",
+    ),
     "EC152": Entry(
         "state that grows from call to call",
         "a tensor kept between two calls has a size that only the data decides",
@@ -104,6 +124,20 @@ CATALOGUE: dict[str, Entry] = {
         "pass one of those",
     ),
 }
+
+
+class Stopped(BaseException):
+    """A refusal on its way out of the running program: not an Exception, so that no handler of the user's program
+    takes it for an error of its own."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(str(refusal))
+        self.refusal = refusal
+
+
+def stop(code: str, site: Any = None, **fields: Any) -> Stopped:
+    """The refusal `code`, to be raised while the program runs."""
+    return Stopped(refuse(code, site, **fields))
 
 
 def refuse(code: str, site: Any = None, **fields: Any) -> Refusal:

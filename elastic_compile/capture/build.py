@@ -20,13 +20,11 @@ from elastic_compile.capture.symbols import as_expr
 from elastic_compile.capture.tracer import (
     CarryEvent,
     Decision,
-    End,
     Goto,
     ItemEvent,
     OpEvent,
     Raised,
     Ref,
-    ScalarEvent,
     Segment,
     SymRef,
 )

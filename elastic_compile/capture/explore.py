@@ -41,8 +41,8 @@ from elastic_compile.capture.tracer import (
     Tracer,
     changed_in_place,
 )
-from elastic_compile.errors import CompileError, InternalError, Refusal
-from elastic_compile.refusals import refuse
+from elastic_compile.errors import CompileError, InternalError
+from elastic_compile.refusals import Stopped, stop
 
 MAX_SEGMENTS = 20_000
 MAX_MODES = 16
@@ -140,13 +140,13 @@ def explore(
         except MoreState as found:
             state_tensors |= found.tensors
             state_numbers |= found.numbers
-        except Refusal:
+        except Stopped as stopped:
             if not state_numbers - pinned:
-                raise
+                raise stopped.refusal from stopped.__cause__
             pinned = state_numbers
 
 
-class MoreState(Exception):
+class MoreState(BaseException):
     """A call changes module state that was taken for constant: explore anew with it as run-time state."""
 
     def __init__(self, tensors: frozenset[int] = frozenset(), numbers: frozenset[Any] = frozenset()) -> None:
@@ -170,6 +170,7 @@ class Explorer:
         self.hooks = Hooks(self.tracer)
         self.hooks.on_point = self.point
         self.heap = Heap(roots)
+        self.hooks.on_function = self.heap.watch_function
         self.joins: dict[Any, Segment] = {}
         self.widened: dict[Any, frozenset[Any]] = {}
         self.unjoined: set[Any] = set()
@@ -226,7 +227,7 @@ class Explorer:
                         root = self.roots[explored]
                         explored += 1
                         self.explore_root(root)
-                except Refusal:
+                except Stopped:
                     if not self.widened:
                         raise
                     self.unrolled.update(self.widened)
@@ -249,7 +250,7 @@ class Explorer:
         tracer.pending = [root.segment]
         while tracer.pending:
             if len(tracer.segments) > MAX_SEGMENTS:
-                raise refuse("EC110", tracer.site)
+                raise stop("EC110", tracer.site)
             self.path(tracer.pending.pop())
             if self.progress:
                 self.progress(len(tracer.segments))
@@ -277,6 +278,8 @@ class Explorer:
             pass
         finally:
             self.heap.reset()
+        if tracer.failure is not None:
+            raise tracer.failure
 
     def input_tensors(self, root: Root) -> list[Any]:
         """The tensors that the running program sees as inputs: those of the last path, unless it changed them."""
@@ -297,15 +300,13 @@ class Explorer:
             tracer.finish(End(tree, tracer.site, *self.exit_state()))
         except PathEnd:
             return
-        except (CompileError, RecursionError, MoreState):
+        except (CompileError, RecursionError):
             raise
         except Exception as error:
             if tracer.dead:
                 return
             if _is_own(error):
                 raise InternalError(f"the capture failed: {type(error).__name__}: {_first_line(error)}") from error
-            if _is_limit_of_tracing(error):
-                raise refuse("EC131", tracer.site, operator=f"{type(error).__name__}: {_first_line(error)}") from error
             self.check_arguments()
             message = "".join("<data>" if ch == DATA_TEXT else ch for ch in str(error))
             tracer.finish(Raised(type(error).__name__, message, tracer.site, *self.exit_state()))
@@ -354,10 +355,10 @@ class Explorer:
     def check_arguments(self) -> None:
         """Refuse changes to the caller's own arguments, which a bundle would lose."""
         for number in self.argument_heap.changed():
-            raise refuse("EC151", self.tracer.site, name=_pretty(self.argument_heap.names[number]))
+            raise stop("EC151", self.tracer.site, name=_pretty(self.argument_heap.names[number]))
         for (_, stand_in), wrapper in zip(self.stand_ins[self.root.entry], self.input_wrappers):
             if isinstance(wrapper, torch.Tensor) and self.tracer.inner(wrapper) is not stand_in:
-                raise refuse("EC151", self.tracer.site, name="a tensor")
+                raise stop("EC151", self.tracer.site, name="a tensor")
 
     def exit_state(self) -> tuple[int, tuple[int, ...]]:
         """The mode in which the call leaves the module, and the values of that mode's state."""
@@ -429,7 +430,7 @@ class Explorer:
                 return
             if tracer.segment.end is None or not isinstance(tracer.segment.end, Goto):
                 return
-            raise refuse("EC120", tracer.site)
+            raise stop("EC120", tracer.site)
         joined = tracer.path[tracer.position + 1]
         if joined.join.rewrites and state is None:
             state, _ = self.state(stack, self.widened.get(joined.join.position, frozenset()))
@@ -491,7 +492,9 @@ class Explorer:
                 "tensor", str(fake.dtype), tuple(size(s) for s in fake.shape), strides, alias, type(tensor).__name__,
             )
 
-        return Walker(describe, self.heap.number, widened), classes
+        walker = Walker(describe, self.heap.number, self.hooks.codes, widened)
+        walker.state.tokens.append((str(torch.get_default_dtype()), torch.is_autocast_enabled("cpu")))
+        return walker, classes
 
     def walk_heap(self, walker: Walker, changed: Sequence[int]) -> None:
         """Describe what changed in objects that exist before the call."""
@@ -536,7 +539,7 @@ class Explorer:
         state = walker.state
         args, _, _ = self.join_arguments(state)
         if len(self.modes) > MAX_MODES:
-            raise refuse("EC150", tracer.site, name=_pretty(self.heap.names[structural[0]]))
+            raise stop("EC150", tracer.site, name=_pretty(self.heap.names[structural[0]]))
         number = next((i for i, mode in enumerate(self.modes) if i and mode.key == state.key), None)
         if number is None:
             number = self.new_mode(state, changed)
@@ -550,7 +553,7 @@ class Explorer:
         for tensor in state.tensors:
             fake = tracer.values[tracer.tensor_value(tensor)].fake
             if any(as_expr(size) is not None for size in fake.shape):
-                raise refuse("EC152", tracer.site)
+                raise stop("EC152", tracer.site)
             memo[id(tensor)] = StateHole(len(values))
             with tracer.recording_off(), tracer.fake_mode:
                 stand_in = torch.empty_strided(tuple(fake.shape), fake.stride(), dtype=fake.dtype)
@@ -561,7 +564,7 @@ class Explorer:
             for path, owner in state.scalar_slots.items():
                 if owner == index:
                     if state.slots[path].write is None:
-                        raise refuse("EC152", tracer.site)
+                        raise stop("EC152", tracer.site)
                     state.slots[path].write(StateHole(len(values)))
             values.append(number)
         content = tuple((i, copy.deepcopy(content_of(self.heap.objects[i]), memo)) for i in changed)
@@ -613,7 +616,7 @@ class Explorer:
             tracer.record(ScalarEvent(scalar if expr is None else expr, output, tracer.site))
             args.append(output)
             if fixed:
-                raise refuse("EC110", tracer.site)
+                raise stop("EC110", tracer.site)
             rewrites[index] = slots
         return tuple(args), rewrites, list(dict.fromkeys(kept))
 
@@ -624,7 +627,7 @@ class Explorer:
         tracer = self.tracer
         rounds = [segment for segment in tracer.path if segment.join is not None and segment.join.position == position]
         if len(rounds) > MAX_ROUNDS:
-            raise refuse("EC110", tracer.site)
+            raise stop("EC110", tracer.site)
         if len(rounds) < 2 or position in self.unrolled:
             return
         before = rounds[-1].join.state
@@ -665,10 +668,10 @@ class Explorer:
         if expr is not None:
             return SymRef(expr)
         if isinstance(value, str) and DATA_TEXT in value:
-            raise refuse("EC141", self.tracer.site)
+            raise stop("EC141", self.tracer.site)
         if value is None or type(value) in (bool, int, float, str):
             return value
-        raise refuse("EC140", self.tracer.site, kind=type(value).__qualname__)
+        raise stop("EC140", self.tracer.site, kind=type(value).__qualname__)
 
 
 def _named(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[str, Any]]:
@@ -719,15 +722,6 @@ def _signature(path: list[Segment]) -> tuple[Any, ...]:
         if isinstance(segment.end, Decision):
             out.append("decision")
     return tuple(out)
-
-
-def _is_limit_of_tracing(error: Exception) -> bool:
-    """Whether `error` comes from the stand-ins and not from the program."""
-    names = {
-        "GuardOnDataDependentSymNode", "DataDependentOutputException", "DynamicOutputShapeException",
-        "UnsupportedFakeTensorException", "ConstraintViolationError", "UserError", "UncapturedHigherOrderOpError",
-    }
-    return any(kind.__name__ in names for kind in type(error).__mro__) or isinstance(error, NotImplementedError)
 
 
 def _is_own(error: Exception) -> bool:

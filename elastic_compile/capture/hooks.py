@@ -7,19 +7,24 @@ Never: decides anything itself; decisions are the tracer's, joins the explorer's
 from __future__ import annotations
 
 import builtins
+import datetime
+import dis
 import functools
 import math
 import operator
+import random
 import sys
+import time
 import types
 from typing import Any, Callable
 
+import numpy as np
 import torch
 
 from elastic_compile.capture.sequences import SYMBOLIC_ITERATORS, Counter, Enumerate, Range, Rows, Zip
 from elastic_compile.capture.symbols import as_expr
 from elastic_compile.capture.tracer import HostOp, PathEnd, Tracer
-from elastic_compile.refusals import refuse
+from elastic_compile.refusals import stop
 from elastic_compile.rewrite import NotRewritable, Template, rewrite
 from elastic_compile.rewrite.hooks import BINARY, COMPARE, CONVERSIONS, INPLACE, UNARY
 
@@ -71,6 +76,7 @@ class Hooks:
     def __init__(self, tracer: Tracer) -> None:
         self.tracer = tracer
         self.on_point: Callable[[Any, list[Call]], None] = lambda site, stack: None
+        self.on_function: Callable[[types.FunctionType], None] = lambda fn: None
         self.stack: list[Call] = []
         self.bound: dict[Any, Callable[..., Any] | None] = {}
         self.codes: dict[types.CodeType, Template] = {}
@@ -112,6 +118,8 @@ class Hooks:
             isinstance(fn.__self__, torch.Tensor)
         ):
             return tolist(self, site, fn.__self__)
+        if depends_on_host(fn):
+            raise stop("EC121", site, function=f"{fn.__module__ or type(fn.__self__).__module__}.{fn.__name__}")
         special = SPECIAL.get(fn) if _hashable(fn) else None
         if special is not None:
             return special(self, site, frame, *args, **kwargs)
@@ -158,6 +166,10 @@ class Hooks:
         if not any(code in self.codes for code in template.codes):
             self.templates.append(template)
         self.codes.update(dict.fromkeys(template.codes, template))
+        for instruction in dis.get_instructions(fn.__code__):
+            if instruction.opname in ("STORE_GLOBAL", "DELETE_GLOBAL"):
+                raise stop("EC153", self.tracer.site, name=instruction.argval)
+        self.on_function(fn)
         self.bound[key] = template.bind(fn, self)
         return self.bound[key]
 
@@ -320,7 +332,7 @@ class Hooks:
                 return key
         keys = list(target) if isinstance(target, dict) else range(len(target))
         if len(keys) > MAX_CHOICES:
-            raise refuse("EC114", site, count=len(keys))
+            raise stop("EC114", site, count=len(keys))
         for one in keys:
             if bool(key == one):
                 return one
@@ -358,6 +370,15 @@ Hooks.TRANSPARENT = frozenset(
     )
 ) | frozenset(table[name].__code__ for table in (COMPARE, CONVERSIONS) for name in table
               if hasattr(table[name], "__code__"))
+
+
+def depends_on_host(fn: Any) -> bool:
+    """Whether a function's result is the host's clock or random numbers."""
+    if getattr(fn, "__module__", None) in ("time", "secrets", "uuid", "random"):
+        return fn not in (time.sleep,)
+    owner = getattr(fn, "__self__", None)
+    return isinstance(owner, (random.Random, np.random.Generator, np.random.RandomState)) or (
+        owner in (datetime.datetime, datetime.date) and fn.__name__ in ("now", "today", "utcnow"))
 
 
 def has_symbolic_index(key: Any) -> bool:
@@ -489,7 +510,7 @@ def tolist(hooks: Hooks, site: Any, tensor: torch.Tensor) -> Any:
     if tensor.dim() == 0:
         return tensor.item()
     if as_expr(tensor.shape[0]) is not None:
-        raise refuse("EC115", site)
+        raise stop("EC115", site)
     return [tolist(hooks, site, row) for row in tensor.unbind(0)]
 
 

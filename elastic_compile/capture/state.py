@@ -14,11 +14,12 @@ import enum
 import operator
 import types
 from dataclasses import dataclass, field
-from typing import Any, Callable, Iterable
+from typing import Any, Callable, Container, Iterable
 
 import torch
 
 from elastic_compile.capture.symbols import as_expr
+from elastic_compile.refusals import stop
 
 ATOMS = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis), type(NotImplemented))
 BY_IDENTITY = (
@@ -55,17 +56,20 @@ class State:
 
 class Walker:
     """Describes objects as tokens. `describe_tensor(tensor, state)` gives a tensor's token; `widened` holds the
-    slot paths whose numbers are run-time values; `known` maps ids of objects that existed before the call to
+    slot paths whose numbers are run-time values; `codes` the rewritten code, whose suspended frames hold nothing but
+    their locals; `known` maps ids of objects that existed before the call to
     their number in the heap."""
 
     def __init__(
         self,
         describe_tensor: Callable[[torch.Tensor, State], Any],
         known: dict[int, int],
+        codes: Container[types.CodeType] = (),
         widened: frozenset[tuple[Any, ...]] = frozenset(),
     ) -> None:
         self.describe_tensor = describe_tensor
         self.known = known
+        self.codes = codes
         self.widened = widened
         self.state = State()
         self.seen: dict[int, int] = {}
@@ -202,6 +206,9 @@ class Walker:
         if frame is None:
             self.state.tokens.append("finished")
             return
+        if frame.f_code not in self.codes:
+            self.identity(value)
+            return
         self.state.keep.append(frame.f_code)
         self.state.tokens.append(("generator", id(frame.f_code), frame.f_lasti))
         for name, item in sorted(frame.f_locals.items()):
@@ -209,6 +216,7 @@ class Walker:
                 continue
             self.state.tokens.append(name)
             self.walk(item, (*path, name))
+        self.walk(value.gi_yieldfrom, (*path, "from"))
 
     def reduced(self, value: Any, kind: type, path: tuple[Any, ...]) -> None:
         """Objects that describe themselves for copying: iterators, deques, user classes with slots."""
@@ -275,15 +283,18 @@ class Heap:
         self.saved: list[tuple[Any, ...]] = []
         self.tensors: dict[int, torch.Tensor] = {}
         self.tensor_names: dict[int, str] = {}
+        self.watched: list[tuple[int, Any]] | None = None
         for name, root in roots:
             self.watch(root, name)
         self.original = list(self.saved)
-        self.watched: list[tuple[int, Any]] | None = None
 
     def watch(self, root: Any, name: str) -> None:
         """Add `root` and everything mutable that it reaches."""
         stack = [(root, name)]
-        while stack and len(self.objects) < self.LIMIT:
+        self.watched = None
+        while stack:
+            if len(self.objects) > self.LIMIT:
+                raise stop("EC154", count=self.LIMIT)
             value, label = stack.pop()
             kind = type(value)
             if kind in ATOMS or isinstance(value, BY_IDENTITY) or id(value) in self.number:
@@ -300,6 +311,20 @@ class Heap:
             self.names.append(label)
             self.saved.append(content_of(value))
             stack.extend(reversed(children))
+
+    def watch_function(self, fn: types.FunctionType) -> None:
+        """Add what a function reaches besides its arguments: its closure, its defaults, and the global containers
+        and objects that it names."""
+        self.watch(fn, fn.__qualname__)
+        self.watch((fn.__defaults__, fn.__kwdefaults__), f"{fn.__qualname__} defaults")
+        for name in fn.__code__.co_names:
+            value = fn.__globals__.get(name)
+            if isinstance(value, (dict, list, set)) or (
+                hasattr(value, "__dict__") and not isinstance(value, (*BY_IDENTITY, types.FunctionType))
+                and type(value).__module__.partition(".")[0] not in ("torch", "logging", "typing")
+            ):
+                self.watch(value, name)
+        self.original.extend(self.saved[len(self.original):])
 
     def install(self, wrappers: dict[int, torch.Tensor]) -> None:
         """Put `wrappers` (by id of the original tensor) where the tensors are; that is the content to return to."""
@@ -376,7 +401,12 @@ def _children(value: Any, label: str) -> list[tuple[Any, str]] | None:
     if isinstance(value, types.MethodType):
         return [(value.__self__, label), (value.__func__, label)]
     if hasattr(value, "__dict__") and isinstance(value.__dict__, dict):
-        return [(value.__dict__, label)]
+        shared = [
+            (item, f"{label}.{name}")
+            for kind in type(value).__mro__ if kind.__module__.partition(".")[0] not in ("torch", "builtins", "typing")
+            for name, item in vars(kind).items() if type(item) in (dict, list, set) and not name.startswith("__")
+        ]
+        return [(value.__dict__, label), *shared]
     return None
 
 

@@ -29,7 +29,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from elastic_compile.capture.composites import COMPOSITES
 from elastic_compile.capture.symbols import Symbols, as_expr
 from elastic_compile.errors import CompileError, InternalError
-from elastic_compile.refusals import refuse
+from elastic_compile.refusals import stop
 
 aten = torch.ops.aten
 
@@ -248,6 +248,7 @@ class Tracer:
         self.site: Any = None
         self.paused = 0
         self.dead = False
+        self.failure: BaseException | None = None
         self.decisions = 0
         self.path: list[Segment] = []
         self.position = 0
@@ -332,6 +333,7 @@ class Tracer:
         self.position = 0
         self.cursor = 0
         self.dead = False
+        self.failure = None
         self.decisions = 0
         self.fresh = set()
         self.items = {}
@@ -353,7 +355,7 @@ class Tracer:
     def next_known(self) -> Any:
         """The next event of the known prefix."""
         if self.cursor >= len(self.segment.events):
-            raise refuse("EC120", self.site)
+            raise stop("EC120", self.site)
         event = self.segment.events[self.cursor]
         self.cursor += 1
         return event
@@ -370,11 +372,23 @@ class Tracer:
 
     def finish(self, end: Any) -> None:
         if self.replaying:
-            raise refuse("EC120", self.site)
+            raise stop("EC120", self.site)
         self.segment.end = end
 
     # -- library calls
     def library(self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """`known_call`, with an error of PyTorch turned into a refusal: whether the program itself would fail here or
+        only its tracing does cannot be told apart, so neither a handler of the program nor the bundle may take it
+        for the program's own."""
+        try:
+            return self.known_call(fn, args, kwargs)
+        except Exception as error:
+            if isinstance(error, CompileError) or not (kwargs or any(map(_touches_torch, (fn, *args)))):
+                raise
+            message = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+            raise stop("EC133", self.site, message=message) from error
+
+    def known_call(self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call a function of PyTorch. Along a known prefix, a call on the very tensors that it was first made on
         gives the very tensor that it first gave, unless any of them has since been changed in place."""
         if kwargs or not all(type(arg) in SIMPLE or isinstance(arg, torch.nn.Module) for arg in args):
@@ -417,7 +431,7 @@ class Tracer:
         if self.replaying:
             end = self.segment.end
             if self.cursor != len(self.segment.events) or not isinstance(end, Decision):
-                raise refuse("EC120", self.site)
+                raise stop("EC120", self.site)
             outcome = self.path[self.position + 1] is end.then
             self.advance()
         else:
@@ -436,10 +450,18 @@ class Tracer:
     def decide_expr(self, expr: sympy.Basic, python: type) -> Any:
         """A guard on data-dependent numbers: a condition forks, a number is refused."""
         if self.dead:
-            raise PathEnd
+            return python(1)
         if python is bool:
             return self.decide(None, expr)
-        raise refuse("EC111", self.site)
+        self.fail(stop("EC111", self.site))
+        return python(1)
+
+    def fail(self, failure: BaseException) -> None:
+        """End the path with a refusal at the next step of the program: this is called from inside PyTorch's own
+        code, through which an exception must not pass."""
+        if self.failure is None:
+            self.failure = failure
+        self.dead = True
 
     def item(self, tensor: int) -> Any:
         """A one-element tensor read as a Python scalar."""
@@ -453,13 +475,13 @@ class Tracer:
             with self.plain_torch():
                 return constant.item()
         if fake.dtype.is_complex:
-            raise refuse("EC112", self.site)
+            raise stop("EC112", self.site)
         if tensor in self.items:
             return self.items[tensor]
         if self.replaying:
             event = self.next_known()
             if not isinstance(event, ItemEvent) or event.tensor != tensor:
-                raise refuse("EC120", self.site)
+                raise stop("EC120", self.site)
         else:
             output, symbolic = self.scalar("float" if fake.dtype.is_floating_point else "int")
             event = ItemEvent(tensor, output, symbolic, self.site)
@@ -474,7 +496,7 @@ class Tracer:
         if self.replaying:
             event = self.next_known()
             if not isinstance(event, ScalarEvent) or not isinstance(event.expr, HostOp) or event.expr.op != op:
-                raise refuse("EC120", self.site)
+                raise stop("EC120", self.site)
             return event.result
         plain = tuple(operand if as_expr(operand) is None else as_expr(operand) for operand in operands)
         output, symbolic = self.scalar(python)
@@ -488,7 +510,7 @@ class Tracer:
         if self.replaying:
             event = self.next_known()
             if not isinstance(event, CarryEvent):
-                raise refuse("EC120", self.site)
+                raise stop("EC120", self.site)
         else:
             dtype = torch.int64 if isinstance(number, torch.SymInt) else torch.float64
             with self.recording_off():
@@ -504,7 +526,7 @@ class Tracer:
         if self.replaying:
             event = self.next_known()
             if not isinstance(event, LiteralEvent):
-                raise refuse("EC120", self.site)
+                raise stop("EC120", self.site)
             return event.result
         with self.plain_torch():
             key = (tensor.dtype, tuple(tensor.shape), tensor.numpy().tobytes())
@@ -565,11 +587,11 @@ class Tracer:
         if self.replaying:
             event = self.next_known()
             if not isinstance(event, OpEvent) or event.target is not target:
-                raise refuse("EC120", self.site)
+                raise stop("EC120", self.site)
             self.fresh.update(o for o in event.outputs if o is not None)
             return self.again(event)
         if torch.Tag.nondeterministic_seeded in target.tags:
-            raise refuse("EC130", self.site, operator=str(target))
+            raise stop("EC130", self.site, operator=str(target))
         plain_args, plain_kwargs = self.plain(args), self.plain(kwargs)
         fake_args, fake_kwargs = pytree.tree_map_only(
             torch.Tensor, lambda t: self.values[self.value_of_inner(t)].fake, (args, kwargs)
@@ -577,7 +599,7 @@ class Tracer:
         try:
             result = compute(*fake_args, **fake_kwargs)
         except (DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException) as error:
-            raise refuse("EC131", self.site, operator=str(target)) from error
+            raise stop("EC131", self.site, operator=str(target)) from error
         outputs: list[int | None] = []
         for leaf in pytree.tree_leaves(result):
             if isinstance(leaf, torch.Tensor):
@@ -585,7 +607,7 @@ class Tracer:
                 outputs.append(self.new_value("op", fake=leaf) if known is None else known)
                 self.bind_dims(outputs[-1], leaf)
             elif as_expr(leaf) is not None:
-                raise refuse("EC131", self.site, operator=str(target))
+                raise stop("EC131", self.site, operator=str(target))
             else:
                 outputs.append(None)
         self.symbols.pending_fresh_unbacked_symbols.clear()
@@ -657,6 +679,14 @@ SIMPLE = frozenset({
 })
 
 
+def _touches_torch(value: Any) -> bool:
+    """Whether a function or operand makes a call one of PyTorch's."""
+    return isinstance(value, (torch.Tensor, torch.nn.Module)) or (
+        (getattr(value, "__module__", None) or "").partition(".")[0] == "torch"
+        or isinstance(getattr(value, "__self__", None), torch.Tensor)
+    )
+
+
 def _identical(a: Any, b: Any) -> bool:
     return a is b or (not isinstance(a, torch.Tensor) and type(a) is type(b) and a == b)
 
@@ -693,7 +723,7 @@ class Recorder(TorchDispatchMode):
         if func is aten.lift_fresh.default:
             return tracer.literal(args[0])
         if func._schema.is_mutable:
-            raise refuse("EC132", tracer.site, operator=str(func))
+            raise stop("EC132", tracer.site, operator=str(func))
         return tracer.operation(func, args, kwargs, func)
 
 
@@ -722,8 +752,3 @@ class Composites(TorchFunctionMode):
 
         result = tracer.operation(target, inner_args, {}, compute)
         return pytree.tree_map_only(torch.Tensor, torch._to_functional_tensor, result)
-
-
-def is_compile_error(error: BaseException) -> bool:
-    """Whether `error` is the compiler's own."""
-    return isinstance(error, CompileError)
