@@ -2,7 +2,7 @@
 
 In: a `Graph` of a program. Out: a `torch.export.ExportedProgram` with the weights as parameters and every other
 input and output a tensor.
-Never: traces the region again: the operations are those captured, with the shapes captured.
+Never: traces the user's program again: the operations are those captured.
 """
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import sympy
 import torch
 import torch.utils._pytree as pytree
-from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import ExportedProgram
 from torch.export.exported_program import ModuleCallEntry, ModuleCallSignature
 from torch.export.graph_signature import (
@@ -23,8 +23,7 @@ from torch.export.graph_signature import (
     OutputSpec,
     TensorArgument,
 )
-from torch.fx.experimental.sym_node import SymNode
-from torch.fx.experimental.symbolic_shapes import CallMethodKey
+from torch.fx.experimental.symbolic_shapes import ShapeEnv, compute_unbacked_bindings, free_unbacked_symbols
 from torch.utils._sympy.interp import sympy_interp
 from torch.utils._sympy.reference import PythonReferenceAnalysis
 
@@ -33,45 +32,80 @@ from elastic_compile.program.ir import Graph, Program, Symbol, Use, Weight
 aten = torch.ops.aten
 
 
+class GenericSizes(ShapeEnv):
+    """Symbols of one region. A question about a data-dependent size that cannot be proved is answered as for a large
+    size that equals no other: the capture has already taken every decision of the program itself."""
+
+    def evaluate_sym_node(
+        self, sym_node: Any, size_oblivious: bool = False, fallback_value: bool | None = None
+    ) -> Any:
+        expr = sym_node.expr
+        if fallback_value is None and free_unbacked_symbols(expr):
+            known = self._maybe_evaluate_static(expr)
+            if known is None:
+                generic = {s: sympy.prime(2000 + int(str(s).lstrip("zuf"))) for s in expr.free_symbols}
+                known = expr.xreplace(generic)
+            return sym_node.pytype(known)
+        return super().evaluate_sym_node(sym_node, size_oblivious, fallback_value)
+
+
 def export(program: Program, graph: Graph, name: str) -> ExportedProgram:
-    """The exported program of `graph`; parameters are named as in `program.weights`."""
+    """The exported program of `graph`; parameters are named as in `program.weights`, sizes that only the data decides
+    are symbols of the exported program's own."""
+    env = GenericSizes(allow_scalar_outputs=True, allow_dynamic_output_shape_ops=True)
+    mode = FakeTensorMode(shape_env=env, allow_non_fake_inputs=True)
     fx = torch.fx.Graph()
     state: dict[str, torch.Tensor] = {}
     inputs: list[InputSpec] = []
     nodes: dict[Any, torch.fx.Node] = {}
-    fake_mode = next((f.fake_mode for f in program.fakes.values() if isinstance(f, FakeTensor)), None)
+    sizes: dict[sympy.Basic, Any] = {}
+
+    def size(old: Any) -> Any:
+        expr = as_expr(old)
+        if expr is None:
+            return old
+        if expr not in sizes:
+            sizes[expr] = env.create_unbacked_symint()
+            torch._check(sizes[expr] >= 0)
+        return sizes[expr]
 
     for i, weight in enumerate(graph.weights()):
         node = fx.placeholder(f"w{i}")
         data = program.weights[weight]
-        node.meta["val"] = fake_mode.from_tensor(data, static_shapes=True)
+        node.meta["val"] = mode.from_tensor(data, static_shapes=True)
         state[weight] = torch.nn.Parameter(data, requires_grad=False)
         inputs.append(InputSpec(InputKind.PARAMETER, TensorArgument(node.name), weight))
         nodes[Weight(weight)] = node
     for i, value in enumerate(graph.inputs):
         node = fx.placeholder(f"x{i}")
-        node.meta["val"] = program.fakes[value]
+        old = program.fakes[value]
+        with mode:
+            node.meta["val"] = torch.empty_strided(
+                tuple(map(size, old.shape)), tuple(map(size, old.stride())), dtype=old.dtype
+            ) if not any(as_expr(s) is not None for s in old.shape) else torch.empty(
+                tuple(map(size, old.shape)), dtype=old.dtype)
         inputs.append(InputSpec(InputKind.USER_INPUT, TensorArgument(node.name), None))
         nodes[value] = node
+    env.pending_fresh_unbacked_symbols.clear()
+
+    def call(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.fx.Node:
+        """A node, with what it computes on stand-ins."""
+        node = fx.call_function(target, args, kwargs)
+        given, named = torch.fx.node.map_arg((args, kwargs), lambda n: n.meta["val"])
+        with torch.no_grad(), mode:
+            node.meta["val"] = target(*given, **named)
+        bindings = compute_unbacked_bindings(env, node.meta["val"])
+        if bindings:
+            node.meta["unbacked_bindings"] = bindings
+        return node
 
     symbols: dict[sympy.Symbol, torch.fx.Node] = {}
 
     def symbol(wanted: sympy.Symbol) -> torch.fx.Node:
         if wanted not in symbols:
-            place = next((value, axis) for s, value, axis in graph.symbols if s == wanted)
-            value, axis = place
-            if axis is None:
-                node = fx.call_function(aten._local_scalar_dense.default, (nodes[value],))
-            else:
-                node = fx.call_function(aten.sym_size.int, (nodes[value], axis))
-            env = fake_mode.shape_env
-            integer = axis is not None or program.fakes[value].dtype == torch.int64
-            python = int if integer else float
-            made = SymNode(wanted, env, python, None)
-            node.meta["val"] = torch.SymInt(made) if integer else torch.SymFloat(made)
-            if axis is None:
-                node.meta["unbacked_bindings"] = {wanted: ()}
-            symbols[wanted] = node
+            value, axis = next((value, axis) for s, value, axis in graph.symbols if s == wanted)
+            symbols[wanted] = call(aten._local_scalar_dense.default, (nodes[value],), {}) if axis is None else (
+                call(aten.sym_size.int, (nodes[value], axis), {}))
         return symbols[wanted]
 
     def leaf(value: Any) -> Any:
@@ -82,52 +116,25 @@ def export(program: Program, graph: Graph, name: str) -> ExportedProgram:
         if isinstance(value, Symbol):
             if value.expr.is_Symbol:
                 return symbol(value.expr)
-            env = {s: torch.fx.Proxy(symbol(s)) for s in value.expr.free_symbols}
-            proxy = sympy_interp(PythonReferenceAnalysis, env, value.expr)
+            env_nodes = {s: torch.fx.Proxy(symbol(s)) for s in value.expr.free_symbols}
+            proxy = sympy_interp(PythonReferenceAnalysis, env_nodes, value.expr)
             _fill_meta(proxy.node)
             return proxy.node
         return value
 
-    bound = {s for value in graph.inputs for s in _size_symbols(program.fakes[value])}
-
-    def bind(node: torch.fx.Node) -> None:
-        """Say which symbols the node's data decides: those of its sizes that nothing before it has."""
-        value = node.meta["val"]
-        fresh: dict[sympy.Symbol, Any] = {}
-        for i, one in enumerate(value if isinstance(value, (list, tuple)) else (value,)):
-            prefix = (pytree.SequenceKey(i),) if isinstance(value, (list, tuple)) else ()
-            for axis, size in enumerate(one.shape):
-                expr = as_expr(size)
-                if expr is not None and expr.is_Symbol and expr not in bound:
-                    bound.add(expr)
-                    fresh[expr] = (*prefix, CallMethodKey("size"), pytree.SequenceKey(axis))
-        if fresh:
-            node.meta["unbacked_bindings"] = fresh
-
     for op in graph.ops:
         args, kwargs = pytree.tree_map(leaf, (op.args, dict(op.kwargs)))
-        node = fx.call_function(op.target, tuple(args), kwargs)
-        returns = op.target._schema.returns
-        if len(returns) == 1 and isinstance(returns[0].type, torch.TensorType):
-            node.meta["val"] = _fake(program, op.outputs[0], node)
+        node = call(op.target, tuple(args), kwargs)
+        if isinstance(node.meta["val"], torch.Tensor):
             nodes[op.outputs[0]] = node
-            bind(node)
             continue
-        recomputed = _recompute(node, fake_mode)
-        flat = list(recomputed)
-        kept = {i: o for i, o in enumerate(op.outputs) if o is not None}
-        for i, value in kept.items():
-            flat[i] = program.fakes[value]
-        node.meta["val"] = flat if isinstance(recomputed, list) else tuple(flat)
-        bind(node)
-        for i, value in kept.items():
-            item = fx.call_function(operator.getitem, (node, i))
-            item.meta["val"] = flat[i]
-            nodes[value] = item
+        for i, value in enumerate(op.outputs):
+            if value is not None:
+                nodes[value] = fx.call_function(operator.getitem, (node, i))
+                nodes[value].meta["val"] = node.meta["val"][i]
     fx.output(tuple(nodes[value] for value in graph.outputs))
     _drop_dead(fx)
-    if fake_mode is not None and fake_mode.shape_env is not None:
-        fake_mode.shape_env.pending_fresh_unbacked_symbols.clear()
+    env.pending_fresh_unbacked_symbols.clear()
     module = torch.fx.GraphModule({}, fx, class_name=name)
     outputs = [
         OutputSpec(OutputKind.USER_OUTPUT, TensorArgument(nodes[value].name), None) for value in graph.outputs
@@ -180,26 +187,9 @@ def run_eager(program: Program, graph: Graph, inputs: list[torch.Tensor]) -> lis
     return [values[value] for value in graph.outputs]
 
 
-def _size_symbols(fake: torch.Tensor) -> set[sympy.Symbol]:
-    return {s for size in fake.shape if as_expr(size) is not None for s in as_expr(size).free_symbols}
-
-
 def as_expr(value: Any) -> sympy.Basic | None:
     """The symbolic expression behind a symbolic number, else None."""
     return value.node.expr if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)) else None
-
-
-def _fake(program: Program, value: int | None, node: torch.fx.Node) -> Any:
-    if value is None:
-        return _recompute(node, None)
-    return program.fakes[value]
-
-
-def _recompute(node: torch.fx.Node, fake_mode: Any) -> Any:
-    args, kwargs = torch.fx.node.map_arg((node.args, dict(node.kwargs)), lambda n: n.meta["val"])
-    mode = fake_mode or torch._guards.detect_fake_mode([args, kwargs])
-    with torch.no_grad(), mode:
-        return node.target(*args, **kwargs)
 
 
 def _fill_meta(node: torch.fx.Node) -> None:
