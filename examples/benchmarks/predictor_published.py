@@ -68,23 +68,26 @@ def many_measurements(data: Measured, name: str, seed: int, fitted_rows: int = F
 def disturbance(data: Measured, name: str) -> dict[str, float]:
     """What the device's changes of state do to a data set.
 
-    "slow": share of rows more than 12 % above a robust fit of all rows, in percent. "by configuration" and "by order":
-    how well a row's configuration, or the six rows measured around it, tell whether it is slow (area under the ROC
-    curve; 0.5 is chance). "ceiling": where the configuration says nothing, the share of rows within ±10 % that the
-    best function of the configuration alone can reach, in percent.
+    "slow": share of rows more than 12 % above a robust fit of all rows, in percent. "by configuration" and
+    "by order": how well a row's configuration, or the six rows measured around it, tell whether it is slow (area
+    under the ROC curve; 0.5 is chance, NaN with fewer than 50 slow rows). "ceiling": where the configuration says
+    nothing, the share of rows within ±10 % that the best function of the configuration can reach, in percent.
     """
     values, rows = data.values[name], np.arange(len(data.configurations))
     sample = rows[::5]
     predictor = fit(data.space, [data.configurations[i] for i in sample], values[sample])
     ratio = values / predictor.predict(data.configurations).ms
     slow = ratio > 1.12
-    encoded = data.space.encode(data.configurations)
-    guess = cross_val_predict(GaussianNB(), encoded, slow, cv=5, method="predict_proba")[:, 1]
-    around = np.array([np.median(np.r_[ratio[max(0, i - 3):i], ratio[i + 1:i + 4]]) for i in rows])
+    by_configuration = by_order = np.nan
+    if slow.sum() >= 50:
+        encoded = data.space.encode(data.configurations)
+        guess = cross_val_predict(GaussianNB(), encoded, slow, cv=5, method="predict_proba")[:, 1]
+        around = [np.median(np.r_[ratio[max(0, i - 3):i], ratio[i + 1:i + 4]]) for i in rows]
+        by_configuration, by_order = roc_auc_score(slow, guess), roc_auc_score(slow, around)
     ordered = np.sort(ratio)
     reach = np.searchsorted(ordered, ordered * 1.1 / 0.9, side="right") - rows
-    return {"slow": 100 * float(slow.mean()), "by configuration": float(roc_auc_score(slow, guess)),
-            "by order": float(roc_auc_score(slow, around)), "ceiling": 100 * float(reach.max() / len(rows))}
+    return {"slow": 100 * float(slow.mean()), "by configuration": float(by_configuration),
+            "by order": float(by_order), "ceiling": 100 * float(reach.max() / len(rows))}
 
 
 def few_measurements(data: Measured, source: Predictor, target: str, seed: int, count: int = 10) -> dict[str, Score]:
@@ -134,9 +137,9 @@ def main() -> None:
         show(f"Once-for-All, {name}, {FITTED} fitted, 4000 tested",
              mean([many_measurements(gpu, name, seed) for seed in range(given.seeds)]))
     state = disturbance(gpu, published.TITAN_1)
-    print("  Titan RTX at batch 1 changed its state while it was measured: "
-          f"{state['slow']:.1f} % of the rows are slow; ROC area by configuration {state['by configuration']:.2f}, by order {state['by order']:.2f}; "
-          f"no function of the configuration alone has more than {state['ceiling']:.1f} % within ±10 %")
+    print(f"  Titan RTX at batch 1 changed its state meanwhile: {state['slow']:.1f} % of the rows are slow;\n"
+          f"  ROC area by configuration {state['by configuration']:.2f}, by order {state['by order']:.2f}; no function "
+          f"of the configuration has more than {state['ceiling']:.1f} % within ±10 %")
     for name in published.HAT_CPU:
         data = published.cpu_latencies(name)
         show(f"HAT {name}, encoder + decoder, {FITTED} fitted, 1000 tested",
