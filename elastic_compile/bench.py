@@ -132,8 +132,8 @@ def host_us_per_region(model: Model, call: Thunk) -> float | None:
     """The host's own time per dispatched region in µs: the median over 500 calls of the call's time less the time
     inside the kernels that it runs, over their number. None when the call runs no region.
 
-    The two are taken from the same call, so a slow or unsteady kernel does not matter; what reading the clock
-    around each kernel costs (some 0.4 µs) counts as the host's.
+    The two are taken from the same call, so a slow or unsteady kernel does not matter. Reading the clock around
+    each kernel, some 0.4 µs, counts as the host's; the kernel's own lines around the engine's run call do not.
     """
     try:
         model.profile(True)
