@@ -83,6 +83,11 @@ CATALOGUE: dict[str, Entry] = {
         "the mutated tensor is not visible to the compiler as data",
         "use the out-of-place form",
     ),
+    "EC134": Entry(
+        "a tensor's data is handed to another library: {function}",
+        "NumPy and other libraries compute outside PyTorch, where the compiler sees nothing",
+        "use PyTorch's own operations",
+    ),
     "EC140": Entry(
         "an output that cannot be represented: {kind}",
         "a bundle returns tensors, numbers, strings, None, and tuples, lists, dicts, namedtuples and dataclasses of them",

@@ -10,6 +10,7 @@ import builtins
 import datetime
 import dis
 import functools
+import linecache
 import math
 import operator
 import random
@@ -27,6 +28,7 @@ from elastic_compile.capture.tracer import HostOp, PathEnd, Tracer
 from elastic_compile.refusals import stop
 from elastic_compile.rewrite import NotRewritable, Template, rewrite
 from elastic_compile.rewrite.hooks import BINARY, COMPARE, CONVERSIONS, INPLACE, UNARY
+from elastic_compile.rewrite.sites import Site
 
 SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
 NUMBERS = (bool, int, float, *SYMBOLIC)
@@ -168,7 +170,7 @@ class Hooks:
         self.codes.update(dict.fromkeys(template.codes, template))
         for instruction in dis.get_instructions(fn.__code__):
             if instruction.opname in ("STORE_GLOBAL", "DELETE_GLOBAL"):
-                raise stop("EC153", self.tracer.site, name=instruction.argval)
+                raise stop("EC153", site_of(fn, instruction), name=instruction.argval)
         self.on_function(fn)
         self.bound[key] = template.bind(fn, self)
         return self.bound[key]
@@ -370,6 +372,16 @@ Hooks.TRANSPARENT = frozenset(
     )
 ) | frozenset(table[name].__code__ for table in (COMPARE, CONVERSIONS) for name in table
               if hasattr(table[name], "__code__"))
+
+
+def site_of(fn: types.FunctionType, instruction: dis.Instruction) -> Site:
+    """Where an instruction of a function stands in its source."""
+    at, file = instruction.positions, fn.__code__.co_filename
+    text = linecache.getline(file, at.lineno or 0).rstrip("\n")
+    return Site(
+        kind="global", file=file, line=at.lineno or 0, column=at.col_offset or 0, end_line=at.end_lineno or 0,
+        end_column=at.end_col_offset or 0, text=text, snippet=text.strip(), live=(), opaque=False,
+    )
 
 
 def depends_on_host(fn: Any) -> bool:

@@ -674,6 +674,12 @@ class Tracer:
             torch.backends.mha.set_fastpath_enabled(fast)
 
 
+#: Ways in which a tensor's memory is handed to other libraries; a traced tensor has none.
+READS_DATA = frozenset({
+    torch.Tensor.numpy, torch.Tensor.__array__, torch.Tensor.data_ptr, torch.Tensor.__dlpack__,
+    torch.Tensor.__reduce_ex__, torch.Tensor.tolist, torch.Tensor.share_memory_,
+})
+
 SIMPLE = frozenset({
     torch.Tensor, torch.nn.Parameter, int, float, bool, str, type(None), torch.dtype, torch.device,
 })
@@ -738,7 +744,13 @@ class Composites(TorchFunctionMode):
         kwargs = kwargs or {}
         entry = COMPOSITES.get(func)
         tracer = self.tracer
-        if entry is None or tracer.paused:
+        if tracer.paused:
+            return func(*args, **kwargs)
+        if func in READS_DATA:
+            raise stop("EC134", tracer.site, function=func.__name__)
+        if func is torch.Tensor.__deepcopy__:
+            return args[0].clone()
+        if entry is None:
             return func(*args, **kwargs)
         call = entry(args, kwargs)
         if call is None:
