@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -105,13 +104,9 @@ def write_json(target: Path | None, report: dict[str, Any]) -> None:
     if target == Path("-"):
         typer.echo(text, nl=False)
         return
-    folder = target.resolve().parent
-    with tempfile.NamedTemporaryFile("w", dir=folder, prefix=f".{target.name}.", delete=False) as file:
-        try:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-            os.replace(file.name, target)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+    partial = target.with_name(f".{target.name}.part")
+    try:
+        partial.write_text(text)
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)

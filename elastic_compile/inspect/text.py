@@ -50,10 +50,10 @@ def render_text(
 
 def summary(program: schema.Program, *, weight_bytes: int | None = None) -> str:
     """One line: blocks, regions, distinct compiled regions, operators, engines and weights."""
-    artefacts = {tuple(sorted(region.files.values())) for region in program.regions}
+    compiled = {(*sorted(region.files.values()), *sorted(region.options.items())) for region in program.regions}
     parts = [
         _count(len(program.blocks), "block"),
-        f"{_count(len(program.regions), 'region')} ({len(artefacts)} compiled)",
+        f"{_count(len(program.regions), 'region')} ({len(compiled)} compiled)",
         _count(sum(region.ops for region in program.regions), "operator"),
     ]
     if program.regions:
