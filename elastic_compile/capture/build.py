@@ -24,6 +24,7 @@ from elastic_compile.capture.tracer import (
     ItemEvent,
     OpEvent,
     Raised,
+    RandomEvent,
     Ref,
     Segment,
     SymRef,
@@ -211,7 +212,13 @@ class BlockEmitter:
         for event in events:
             self.local[event.output] = self.declare(event.output)
             source = self.builder.source(event.site)
-            if isinstance(event, CarryEvent):
+            if isinstance(event, RandomEvent):
+                self.steps.append(schema.RandomStep(
+                    kind=event.kind, outputs=(self.local[event.output],), source=source,
+                    sizes=tuple(size if isinstance(size, int) else f"v{self.expression(size, 'int', source)}"
+                                for size in event.sizes),
+                ))
+            elif isinstance(event, CarryEvent):
                 kind = "int" if self.tracer.values[event.output].fake.dtype == torch.int64 else "float"
                 self.steps.append(schema.ScalarStep(
                     op=f"tensor_{kind}", inputs=(self.expression(event.expr, kind, source),),

@@ -23,6 +23,7 @@ from elastic_compile.capture.tracer import (
     LiteralEvent,
     OpEvent,
     Raised,
+    RandomEvent,
     Ref,
     ScalarEvent,
     Segment,
@@ -108,6 +109,10 @@ class Liveness:
                     yield leaf.id
                 elif isinstance(leaf, SymRef):
                     yield from self.expr_uses(leaf.expr, segment)
+        elif isinstance(event, RandomEvent):
+            for size in event.sizes:
+                if isinstance(size, sympy.Basic):
+                    yield from self.expr_uses(size, segment)
         elif isinstance(event, ItemEvent):
             yield event.tensor
         elif isinstance(event, (ScalarEvent, CarryEvent)) and hasattr(event.expr, "free_symbols"):

@@ -27,6 +27,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from elastic_compile.capture.composites import COMPOSITES
+from elastic_compile.capture.randomness import RANDOM
 from elastic_compile.capture.symbols import Symbols, as_expr
 from elastic_compile.errors import CompileError, InternalError
 from elastic_compile.refusals import stop
@@ -129,6 +130,17 @@ class CarryEvent:
     """A host scalar made a 0-d tensor (int64 or float64), to be data of tensor operations."""
 
     expr: sympy.Basic
+    output: int
+    result: Any
+    site: Any
+
+
+@dataclass(frozen=True)
+class RandomEvent:
+    """A tensor of random numbers, drawn by the runtime. `sizes`: ints or symbolic expressions."""
+
+    kind: str
+    sizes: tuple[Any, ...]
     output: int
     result: Any
     site: Any
@@ -559,7 +571,7 @@ class Tracer:
         event = self.producer.get(number)
         if event is None:
             return None
-        if event.target in NOT_FOLDED or torch.Tag.nondeterministic_seeded in event.target.tags:
+        if event.target in NOT_FOLDED:
             return None
         real: dict[int, torch.Tensor] = {}
         leaves = pytree.tree_leaves((event.args, event.kwargs))
@@ -584,14 +596,14 @@ class Tracer:
         """Record (or replay) `target(*args, **kwargs)`, where tensors are fakes or weights."""
         if self.dead:
             raise PathEnd
+        if torch.Tag.nondeterministic_seeded in target.tags:
+            return self.random(target, args, kwargs)
         if self.replaying:
             event = self.next_known()
             if not isinstance(event, OpEvent) or event.target is not target:
                 raise stop("EC120", self.site)
             self.fresh.update(o for o in event.outputs if o is not None)
             return self.again(event)
-        if torch.Tag.nondeterministic_seeded in target.tags:
-            raise stop("EC130", self.site, operator=str(target))
         plain_args, plain_kwargs = self.plain(args), self.plain(kwargs)
         fake_args, fake_kwargs = pytree.tree_map_only(
             torch.Tensor, lambda t: self.values[self.value_of_inner(t)].fake, (args, kwargs)
@@ -622,6 +634,32 @@ class Tracer:
                 self.fresh.add(output)
         self.record(event)
         return result
+
+    def random(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A random operation, made of draws and deterministic operations."""
+        build = RANDOM.get(target)
+        if build is None or kwargs.get("generator") is not None:
+            raise stop("EC130", self.site, operator=str(target))
+        options = {name: value for name, value in kwargs.items() if name == "dtype"}
+
+        def operate(inner: Any, *inner_args: Any, **inner_kwargs: Any) -> Any:
+            return self.operation(inner, inner_args, inner_kwargs, inner)
+
+        return build(self.draw, operate, *args, **options)
+
+    def draw(self, kind: str, sizes: tuple[Any, ...], dtype: torch.dtype) -> torch.Tensor:
+        """Random numbers of `kind`, as `schema.RandomStep` defines it."""
+        if self.replaying:
+            event = self.next_known()
+            if not isinstance(event, RandomEvent) or event.kind != kind:
+                raise stop("EC120", self.site)
+            return event.result
+        with self.recording_off(), self.fake_mode:
+            fake = torch.empty(sizes, dtype=dtype)
+        number = self.new_value("op", fake=fake)
+        self.record(RandomEvent(
+            kind, tuple(size if as_expr(size) is None else as_expr(size) for size in sizes), number, fake, self.site))
+        return fake
 
     def again(self, event: OpEvent) -> Any:
         """A recorded result for another run. A view is a new tensor object each time, as autograd's bookkeeping of
