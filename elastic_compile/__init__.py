@@ -24,15 +24,18 @@ from elastic_compile.errors import (
 if TYPE_CHECKING:
     from elastic_compile.api import CompiledProgram, compile
     from elastic_compile.capture.signature import call
+    from elastic_compile.hostop import host_op
 
 __all__ = [
     "BackendError", "BackendUnavailable", "CompileError", "CompiledProgram", "ExampleError", "InternalError",
     "Refusal", "TrainingModeError", "VerificationError", "call", "compile",
+    "host_op",
 ]
 
 _NEED_TORCH = {
     "CompiledProgram": "elastic_compile.api", "compile": "elastic_compile.api",
     "call": "elastic_compile.capture.signature",
+    "host_op": "elastic_compile.hostop",
 }
 
 

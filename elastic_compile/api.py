@@ -55,7 +55,7 @@ class CompiledProgram:
 
     def inspect(self) -> str:
         """The host program as a person reads it: blocks, regions, branches, source lines."""
-        return render_text(self.program)
+        return render_text(self.program, weight_bytes=sum(array.nbytes for array in self.weights.values()))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the bundle at `path` (a directory), atomically; an existing bundle there is replaced."""
@@ -123,7 +123,8 @@ def compile(
                 [template.source for template in hooks.templates], {"backend": backend}),
         )
         report("verify", 0, None)
-        return verify_compiled(result, native=engine.native)
+        return verify_compiled(result, native=engine.native, host_ops={
+            name: one.function for name, one in exploration.tracer.host_functions.items()})
 
 
 @dataclass(frozen=True)

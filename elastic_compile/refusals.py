@@ -88,6 +88,11 @@ CATALOGUE: dict[str, Entry] = {
         "NumPy and other libraries compute outside PyTorch, where the compiler sees nothing",
         "use PyTorch's own operations",
     ),
+    "EC171": Entry(
+        "host function {name} is given something that is not a tensor",
+        "host functions take and give tensors",
+        "pass numbers as tensors: torch.tensor(n)",
+    ),
     "EC140": Entry(
         "an output that cannot be represented: {kind}",
         "a bundle returns tensors, numbers, strings, None, and tuples, lists, dicts, namedtuples and dataclasses of them",

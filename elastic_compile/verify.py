@@ -11,7 +11,7 @@ import dataclasses
 import tempfile
 from collections import deque
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -65,7 +65,9 @@ def reference_calls(
     return schema.Reference(tensors="reference.safetensors", calls=tuple(calls), rtol=RTOL, atol=ATOL), tensors
 
 
-def verify_compiled(result: CompiledProgram, native: bool) -> CompiledProgram:
+def verify_compiled(
+    result: CompiledProgram, native: bool, host_ops: Mapping[str, Callable[..., Any]] | None = None
+) -> CompiledProgram:
     """Load the program as an application would, replay the reference calls, and run every block with both outcomes
     of every branch against eager PyTorch.
 
@@ -78,7 +80,7 @@ def verify_compiled(result: CompiledProgram, native: bool) -> CompiledProgram:
     with tempfile.TemporaryDirectory(prefix="elastic-verify-") as directory:
         path = Path(directory) / "verify.elastic"
         result.save(path)
-        model = er.load(path, allow_native=native)
+        model = er.load(path, allow_native=native, host_ops=host_ops)
         model.seed(0)
         calls = []
         mode = 0

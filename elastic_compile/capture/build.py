@@ -21,6 +21,7 @@ from elastic_compile.capture.tracer import (
     CarryEvent,
     Decision,
     Goto,
+    HostCallEvent,
     ItemEvent,
     OpEvent,
     Raised,
@@ -84,6 +85,7 @@ class Builder:
             modes=tuple(modes),
             initial=tuple(initial),
             sources=tuple(self.sources),
+            host_ops=tuple(f.signature for f in exploration.tracer.host_functions.values()),
         ))
 
     def kind(self, value: int) -> schema.ValueType:
@@ -153,6 +155,7 @@ class BlockEmitter:
         self.level: dict[int, int] = {}
         self.symbol_local: dict[sympy.Symbol, int] = {}
         self.steps: list[schema.Step] = []
+        self.host_level = 0
 
     def emit(self, emitters: dict[Segment, BlockEmitter]) -> schema.Block:
         for value in self.params:
@@ -204,14 +207,24 @@ class BlockEmitter:
         level = max(uses, default=0)
         if isinstance(event, ItemEvent) and event.tensor in self.level and event.tensor not in self.params:
             level = self.level[event.tensor] + 1
+        if isinstance(event, HostCallEvent):
+            made_here = any(value in self.level and value not in self.params for value in event.inputs)
+            level = self.host_level = max(level + 1 if made_here else level, self.host_level)
         for value in _outputs(event):
             self.level.setdefault(value, level)
 
     # -- steps
     def host_steps(self, events: list[Any]) -> None:
         for event in events:
-            self.local[event.output] = self.declare(event.output)
+            for output in _outputs(event):
+                self.local[output] = self.declare(output)
             source = self.builder.source(event.site)
+            if isinstance(event, HostCallEvent):
+                self.steps.append(schema.HostCallStep(
+                    name=event.function.name, inputs=tuple(self.local[v] for v in event.inputs),
+                    outputs=tuple(self.local[v] for v in event.outputs), source=source,
+                ))
+                continue
             if isinstance(event, RandomEvent):
                 self.steps.append(schema.RandomStep(
                     kind=event.kind, outputs=(self.local[event.output],), source=source,
@@ -406,7 +419,7 @@ def readable(label: str) -> str:
 def _outputs(event: Any) -> list[int]:
     if isinstance(event, OpEvent):
         return [output for output in event.outputs if output is not None]
-    return [event.output]
+    return list(event.outputs) if isinstance(event, HostCallEvent) else [event.output]
 
 
 def _kind_of(expr: sympy.Basic) -> str:

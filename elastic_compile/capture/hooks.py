@@ -25,6 +25,7 @@ import torch
 from elastic_compile.capture.sequences import SYMBOLIC_ITERATORS, Counter, Enumerate, Range, Rows, Zip
 from elastic_compile.capture.symbols import as_expr
 from elastic_compile.capture.tracer import HostOp, PathEnd, Tracer
+from elastic_compile.hostop import HostFunction
 from elastic_compile.refusals import stop
 from elastic_compile.rewrite import NotRewritable, Template, rewrite
 from elastic_compile.rewrite.hooks import BINARY, COMPARE, CONVERSIONS, INPLACE, UNARY
@@ -102,6 +103,8 @@ class Hooks:
         return self.invoke(site, sys._getframe(1), fn, args, kwargs)
 
     def invoke(self, site: Any, frame: types.FrameType, fn: Any, args: Any, kwargs: Any) -> Any:
+        if isinstance(fn, HostFunction):
+            return self.tracer.host_call(fn, args)
         for _ in range(64):
             kind = type(fn)
             if kind is functools.partial:

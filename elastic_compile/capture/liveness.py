@@ -19,6 +19,7 @@ from elastic_compile.capture.tracer import (
     Decision,
     End,
     Goto,
+    HostCallEvent,
     ItemEvent,
     LiteralEvent,
     OpEvent,
@@ -71,7 +72,7 @@ class Liveness:
         events = []
         for event in reversed(segment.events):
             outputs = event_outputs(event)
-            if needed.intersection(outputs):
+            if needed.intersection(outputs) or isinstance(event, HostCallEvent):
                 needed.update(self.event_uses(event, segment))
                 events.append(event)
         return {v for v in needed if self.tracer.values[v].kind != "weight"}, events[::-1]
@@ -109,6 +110,8 @@ class Liveness:
                     yield leaf.id
                 elif isinstance(leaf, SymRef):
                     yield from self.expr_uses(leaf.expr, segment)
+        elif isinstance(event, HostCallEvent):
+            yield from event.inputs
         elif isinstance(event, RandomEvent):
             for size in event.sizes:
                 if isinstance(size, sympy.Basic):
@@ -151,6 +154,8 @@ def event_outputs(event: Any) -> Iterable[int]:
         return [output for output in event.outputs if output is not None]
     if isinstance(event, LiteralEvent):
         return []
+    if isinstance(event, HostCallEvent):
+        return event.outputs
     return [event.output]
 
 

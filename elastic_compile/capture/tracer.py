@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, field
-from typing import Any, Iterator
+from typing import Any, Iterator, Sequence
 
 import sympy
 import torch
@@ -30,6 +30,7 @@ from elastic_compile.capture.composites import COMPOSITES
 from elastic_compile.capture.randomness import RANDOM
 from elastic_compile.capture.symbols import Symbols, as_expr
 from elastic_compile.errors import CompileError, InternalError
+from elastic_compile.hostop import HostFunction
 from elastic_compile.refusals import stop
 
 aten = torch.ops.aten
@@ -132,6 +133,17 @@ class CarryEvent:
     expr: sympy.Basic
     output: int
     result: Any
+    site: Any
+
+
+@dataclass(frozen=True)
+class HostCallEvent:
+    """A call of a host function; it runs whether or not its results are used."""
+
+    function: HostFunction
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    result: tuple[Any, ...]
     site: Any
 
 
@@ -253,6 +265,7 @@ class Tracer:
         self.producer: dict[int, OpEvent] = {}
         self.constants: dict[int, torch.Tensor | None] = {}
         self.literals: dict[Any, int] = {}
+        self.host_functions: dict[str, HostFunction] = {}
         self.aliases: list[torch.Tensor] = []
         self.symbol_value: dict[sympy.Symbol, tuple[Any, ...]] = {}
         self.segments: list[Segment] = []
@@ -660,6 +673,38 @@ class Tracer:
         self.record(RandomEvent(
             kind, tuple(size if as_expr(size) is None else as_expr(size) for size in sizes), number, fake, self.site))
         return fake
+
+    def host_call(self, function: HostFunction, tensors: Sequence[Any]) -> Any:
+        """Call a host function: its results are new tensors of the declared types."""
+        if self.dead:
+            raise PathEnd
+        if not all(isinstance(tensor, torch.Tensor) for tensor in tensors):
+            raise stop("EC171", self.site, name=function.name)
+        inputs = tuple(self.tensor_value(tensor) for tensor in tensors)
+        if self.replaying:
+            event = self.next_known()
+            if not isinstance(event, HostCallEvent):
+                raise stop("EC120", self.site)
+        else:
+            sizes = function.check([self.values[number].fake for number in inputs])
+            made = []
+            for kind in function.outputs:
+                for size in kind.shape:
+                    if isinstance(size, str) and size not in sizes:
+                        sizes[size] = self.symbols.create_unbacked_symint()
+                        torch._check(sizes[size] >= 0)
+                self.symbols.pending_fresh_unbacked_symbols.clear()
+                with self.recording_off(), self.fake_mode:
+                    made.append(torch.empty(
+                        [sizes[s] if isinstance(s, str) else s for s in kind.shape], dtype=getattr(torch, kind.dtype)))
+            outputs = tuple(self.new_value("op", fake=fake) for fake in made)
+            for number, fake in zip(outputs, made):
+                self.bind_dims(number, fake)
+            event = HostCallEvent(function, inputs, outputs, tuple(made), self.site)
+            self.record(event)
+            self.host_functions[function.name] = function
+        results = tuple(map(torch._to_functional_tensor, event.result))
+        return results[0] if len(results) == 1 else results
 
     def again(self, event: OpEvent) -> Any:
         """A recorded result for another run. A view is a new tensor object each time, as autograd's bookkeeping of
