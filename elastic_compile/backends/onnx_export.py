@@ -36,6 +36,7 @@ from torch.export.graph_signature import InputKind, OutputKind, TensorArgument
 from torch.onnx._internal.exporter import _core, _decomp, _dispatching, _errors, _fx_passes, _registration
 
 from elastic_compile.backends import onnx_translations
+from elastic_compile.backends.decompositions import DECOMPOSITIONS
 from elastic_compile.backends.protocol import RegionSource
 from elastic_compile.errors import BackendError
 from elastic_runtime import schema
@@ -112,7 +113,7 @@ def _registry() -> _registration.ONNXRegistry:
 @cache
 def _decompositions() -> dict:
     registered = set(_decomp.get_onnx_implemented_overloads(_registry()))
-    return _decomp.create_onnx_friendly_decomposition_table(registered) | onnx_translations.DECOMPOSITIONS
+    return _decomp.create_onnx_friendly_decomposition_table(registered) | DECOMPOSITIONS
 
 
 def _lower(source: RegionSource) -> ExportedProgram:
@@ -154,7 +155,7 @@ def _is_lowered(program: ExportedProgram) -> bool:
             continue
         if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable:
             return False
-        if node.target in onnx_translations.DECOMPOSITIONS or _dispatching.dispatch(node, registry)[0] is None:
+        if node.target in DECOMPOSITIONS or _dispatching.dispatch(node, registry)[0] is None:
             return False
     return True
 

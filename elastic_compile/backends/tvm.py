@@ -24,7 +24,13 @@ from pathlib import Path
 
 import torch
 from torch.export import ExportedProgram
-from torch.export.graph_signature import ExportGraphSignature, InputKind, InputSpec, OutputKind, TensorArgument
+from torch.export.graph_signature import (
+    ExportGraphSignature,
+    InputKind,
+    InputSpec,
+    OutputKind,
+    TensorArgument,
+)
 
 from elastic_compile.backends.protocol import CompiledRegion, Progress, RegionSource
 from elastic_compile.errors import BackendError, BackendUnavailable

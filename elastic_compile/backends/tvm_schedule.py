@@ -1,3 +1,5 @@
 from tvm import relax
+
+
 def pipeline(target):
     return relax.backend.cpu_generic.get_default_pipeline(target)

@@ -20,6 +20,9 @@ class Snippet:
     dynamic: tuple | None = None
 
 
+torch.manual_seed(0)
+
+
 def _r(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
