@@ -11,8 +11,9 @@ import hashlib
 import inspect
 import os
 import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import msgspec
 import numpy as np

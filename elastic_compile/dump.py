@@ -7,8 +7,9 @@ Never: anything that the compiler reads back; nothing at all when no directory i
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any
 
 import torch.utils._pytree as pytree
 

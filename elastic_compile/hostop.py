@@ -11,8 +11,9 @@ Never: stored in a bundle.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -70,7 +71,8 @@ class HostFunction:
     def check(self, tensors: Sequence[Any]) -> dict[str, Any]:
         """The sizes that the names of the signature take. Raises HostOpError."""
         if len(tensors) != len(self.inputs):
-            raise HostOpError(f"host function {self.name} takes {len(self.inputs)} tensors and was given {len(tensors)}")
+            raise HostOpError(
+                f"host function {self.name} takes {len(self.inputs)} tensors and was given {len(tensors)}")
         return self.match(self.inputs, tensors, {}, "input")
 
     def match(

@@ -95,7 +95,8 @@ CATALOGUE: dict[str, Entry] = {
     ),
     "EC140": Entry(
         "an output that cannot be represented: {kind}",
-        "a bundle returns tensors, numbers, strings, None, and tuples, lists, dicts, namedtuples and dataclasses of them",
+        "a bundle returns tensors, numbers, strings, None, and tuples, lists, dicts, namedtuples and dataclasses "
+        "of them",
         "return one of those",
     ),
     "EC141": Entry(

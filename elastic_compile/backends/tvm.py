@@ -32,6 +32,7 @@ from torch.export.graph_signature import (
     TensorArgument,
 )
 
+from elastic_compile.backends import tvm_operators
 from elastic_compile.backends.protocol import CompiledRegion, Progress, RegionSource
 from elastic_compile.errors import BackendError, BackendUnavailable
 from elastic_runtime import schema
@@ -130,16 +131,6 @@ def _quiet() -> Iterator[None]:
 
 
 # ------------------------------------------------------------------------------------- to relax
-def _decompositions() -> dict:
-    from elastic_compile.backends.tvm_operators import DECOMPOSITIONS, KEPT
-
-    table = torch.export.default_decompositions()
-    for target in KEPT:
-        table.pop(target, None)
-    table.update(DECOMPOSITIONS)
-    return table
-
-
 def _import(source: RegionSource) -> _Imported:
     import tvm
     from tvm import relax
@@ -148,21 +139,33 @@ def _import(source: RegionSource) -> _Imported:
     program = source.exported._update(source.exported.graph_module, source.exported.graph_signature)
     program._guards_code = []
     try:
-        program = program.run_decompositions(_decompositions())
+        program = program.run_decompositions(tvm_operators.decompositions())
     except Exception as error:
         raise _refused(source, "its operators cannot be decomposed", _first_line(error)) from error
     _check_outputs(source, program)
+    _check_operators(source, program)
     copies = _views(program)
     program, state = _state_as_inputs(source, program)
     try:
-        module = from_exported_program(program, run_ep_decomposition=False)
+        module = from_exported_program(
+            program, run_ep_decomposition=False, custom_convert_map=tvm_operators.CONVERTERS)
     except Exception as error:
         raise _refused(source, "TVM cannot import it", _first_line(error)) from error
+    _check_types(source, module)
     small = {name: tvm.runtime.tensor(tensor.detach().contiguous().numpy()) for name, (key, tensor) in state.items()
              if key is None or tensor.numel() * tensor.element_size() < EMBED_BYTES}
     module = relax.transform.BindParams("main", small)(module)
     weights = tuple(key for name, (key, _) in state.items() if name not in small)
     return _Imported(source, module, weights, copies)
+
+
+def _check_types(source: RegionSource, module) -> None:
+    """The importer computes some types otherwise than ATen."""
+    made = [(field.dtype, len(field.shape)) for field in module["main"].ret_ty.fields]
+    wanted = [(kind.dtype, len(kind.shape)) for kind in source.outputs]
+    if made != wanted:
+        raise _refused(source, "TVM would give it other types", f"outputs {made}, expected {wanted}",
+                       "compile with backend='onnxruntime', or convert explicitly with .to(dtype)")
 
 
 def _first_line(error: BaseException) -> str:
@@ -176,6 +179,14 @@ def _check_outputs(source: RegionSource, program: ExportedProgram) -> None:
         if spec.kind is not OutputKind.USER_OUTPUT or not isinstance(spec.arg, TensorArgument):
             raise _refused(source, f"its output {spec.arg} is not a tensor that it computes",
                            "a region is a function of its inputs")
+
+
+def _check_operators(source: RegionSource, program: ExportedProgram) -> None:
+    for node in program.graph.nodes:
+        reason = tvm_operators.unsupported(node)
+        if reason:
+            raise _refused(source, f"TVM cannot compile {node.target}", reason,
+                           "compile with backend='onnxruntime', or write it with other operators")
 
 
 _VIEWS = frozenset({
@@ -228,6 +239,7 @@ def _state_as_inputs(
     specs = [*inputs, *(InputSpec(InputKind.USER_INPUT, TensorArgument(name=name), None) for name in state)]
     program.graph_module.recompile()
     program._graph_signature = ExportGraphSignature(specs, program.graph_signature.output_specs)
+    program._state_dict, program._constants = {}, {}
     return program, state
 
 

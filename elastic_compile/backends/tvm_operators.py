@@ -1,7 +1,252 @@
+"""What TVM's importer may be given: the ATen operators that it translates as ATen means them.
+
+In: ATen operators. Out: `decompositions()`, which brings a program to them; `CONVERTERS`, translations in place of
+or beside the importer's own; `unsupported(node)`, why a node may not be given to the importer.
+Never: trusts the importer with an operator or an argument that no test has compared with eager: it drops some
+arguments silently (alpha, divisor_override, scale), and gives other types than ATen for integers and doubles.
+"""
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import torch
+from torch._ops import OpOverload
+
+from elastic_compile.backends.decompositions import DECOMPOSITIONS
 
 aten = torch.ops.aten
-KEPT = (aten.linear.default,)
-DECOMPOSITIONS = {}
+
+#: Kept whole, against the core ATen table, because the importer writes them better than their parts.
+_KEPT = (aten.linear.default,)
+
+_OWN: dict[OpOverload, Callable] = {}
+
+
+def decompositions() -> dict[OpOverload, Callable]:
+    """The table to run on a program before the importer."""
+    table = torch.export.default_decompositions()
+    for target in _KEPT:
+        table.pop(target, None)
+    table.update(torch._decomp.get_decompositions([
+        aten.upsample_nearest1d.vec, aten.upsample_nearest2d.vec, aten.upsample_bilinear2d.vec,
+        aten.upsample_linear1d.vec, aten.grid_sampler_2d, aten.reflection_pad1d, aten.reflection_pad2d,
+        aten.replication_pad1d, aten.replication_pad2d]))
+    return {**table, **DECOMPOSITIONS, **_OWN}
+
+
+def _own(*targets: OpOverload) -> Callable[[Callable], Callable]:
+    def register(function: Callable) -> Callable:
+        _OWN.update(dict.fromkeys(targets, function))
+        return function
+    return register
+
+
+# -------------------------------------------------------------------------------- decompositions
+def _is_int(value: object) -> bool:
+    return not (value.dtype.is_floating_point if isinstance(value, torch.Tensor) else isinstance(value, float))
+
+
+@_own(aten._native_batch_norm_legit_no_training.default)
+def _batch_norm(x, weight, bias, mean, var, momentum, eps):
+    """One multiplication and one addition, whose factors are folded when the statistics are constants."""
+    shape = [1, -1] + [1] * (x.dim() - 2)
+    scale = torch.rsqrt(var + eps)
+    if weight is not None:
+        scale = scale * weight
+    shift = -mean * scale
+    if bias is not None:
+        shift = shift + bias
+    return x * scale.view(shape) + shift.view(shape), x.new_empty(0), x.new_empty(0)
+
+
+@_own(aten.sub.Tensor)
+def _sub(left, right, alpha=1):
+    return NotImplemented if alpha == 1 else left - right * alpha
+
+
+@_own(aten.add.Tensor)
+def _add(left, right, alpha=1):
+    if alpha != 1:
+        return left + right * alpha
+    if left.dtype == torch.bool and getattr(right, "dtype", None) == torch.bool:
+        return left | right
+    return NotImplemented
+
+
+@_own(aten.rsub.Scalar, aten.rsub.Tensor)
+def _rsub(left, right, alpha=1):
+    return (right - left) if alpha == 1 else right - left * alpha
+
+
+@_own(aten.div.Tensor)
+def _div(left, right):
+    if _is_int(left) and _is_int(right):
+        return left.to(torch.float32) / right
+    return NotImplemented
+
+
+@_own(aten.elu.default)
+def _elu(x, alpha=1, scale=1, input_scale=1):
+    return torch.where(x > 0, x * scale, (torch.exp(x * input_scale) - 1) * (alpha * scale))
+
+
+@_own(aten.floor_divide.default)
+def _floor_divide(left, right):
+    if _is_int(left):
+        return NotImplemented if isinstance(right, torch.Tensor) else left // torch.full((), right, dtype=left.dtype)
+    rest = torch.fmod(left, right)
+    quotient = (left - rest) / right
+    quotient = torch.where((rest != 0) & ((rest < 0) != (right < 0)), quotient - 1, quotient)
+    floor = torch.floor(quotient)
+    return torch.where(quotient - floor > 0.5, floor + 1, floor)
+
+
+@_own(aten.remainder.Tensor, aten.remainder.Scalar)
+def _remainder(left, right):
+    if _is_int(left):
+        return NotImplemented if isinstance(right, torch.Tensor) else left % torch.full((), right, dtype=left.dtype)
+    rest = torch.fmod(left, right)
+    return torch.where((rest != 0) & ((rest < 0) != (right < 0)), rest + right, rest)
+
+
+@_own(aten.max.dim)
+def _max_dim(x, dim, keepdim=False):
+    return x.amax(dim, keepdim), x.argmax(dim, keepdim)
+
+
+@_own(aten.min.dim)
+def _min_dim(x, dim, keepdim=False):
+    return x.amin(dim, keepdim), x.argmin(dim, keepdim)
+
+
+@_own(aten.var.correction)
+def _var(x, dim=None, *, correction=1, keepdim=False):
+    axes = list(range(x.dim())) if dim is None else list(dim)
+    centred = x - x.mean(axes, keepdim=True)
+    count = math.prod(x.shape[axis] for axis in axes)
+    return (centred * centred).sum(axes, keepdim) / (count - (1 if correction is None else correction))
+
+
+@_own(aten.std.correction)
+def _std(x, dim=None, *, correction=1, keepdim=False):
+    return _var(x, dim, correction=correction, keepdim=keepdim).sqrt()
+
+
+@_own(aten.var_mean.correction)
+def _var_mean(x, dim=None, *, correction=1, keepdim=False):
+    axes = list(range(x.dim())) if dim is None else list(dim)
+    return _var(x, axes, correction=correction, keepdim=keepdim), x.mean(axes, keepdim)
+
+
+@_own(aten.any.default, aten.any.dim, aten.any.dims)
+def _any(x, dim=None, keepdim=False):
+    return _counted(x != 0, dim, keepdim) > 0
+
+
+@_own(aten.all.default, aten.all.dim, aten.all.dims)
+def _all(x, dim=None, keepdim=False):
+    return _counted(x == 0, dim, keepdim) == 0
+
+
+def _counted(x: torch.Tensor, dim: object, keepdim: bool) -> torch.Tensor:
+    axes = list(range(x.dim())) if dim is None else [dim] if isinstance(dim, int) else list(dim)
+    return x.to(torch.int32).sum(axes, keepdim, dtype=torch.int32)
+
+
+@_own(aten.exp2.default)
+def _exp2(x):
+    return torch.exp(x * math.log(2))
+
+
+@_own(aten.erfc.default)
+def _erfc(x):
+    return 1 - torch.erf(x)
+
+
+@_own(aten.square.default)
+def _square(x):
+    return x * x
+
+
+@_own(aten.embedding.default)
+def _embedding(weight, indices, padding_idx=-1, scale_grad_by_freq=False, sparse=False):
+    return weight.index_select(0, indices.reshape(-1)).reshape(*indices.shape, *weight.shape[1:])
+
+
+@_own(aten.index.Tensor, aten._unsafe_index.Tensor)
+def _index(x, indices):
+    """Integer indices as one selection along one dimension: their dimensions are merged."""
+    at = [axis for axis, index in enumerate(indices) if index is not None]
+    given = [indices[axis] for axis in at]
+    if any(index.dtype == torch.bool for index in given):
+        return NotImplemented
+    adjacent = at == list(range(at[0], at[-1] + 1))
+    if not adjacent:
+        x = x.permute(*at, *(axis for axis in range(x.dim()) if axis not in at))
+        at = list(range(len(at)))
+    first, shape = at[0], torch.broadcast_shapes(*(index.shape for index in given))
+    flat = None
+    for axis, index in zip(at, given, strict=True):
+        index = index.to(torch.int64)
+        index = torch.where(index < 0, index + x.shape[axis], index)
+        flat = index if flat is None else flat * x.shape[axis] + index
+    rest = x.shape[first + len(at):]
+    merged = x.reshape(*x.shape[:first], math.prod(x.shape[axis] for axis in at), *rest)
+    chosen = merged.index_select(first, flat.expand(shape).reshape(-1))
+    return chosen.reshape(*x.shape[:first], *shape, *rest)
+
+
+# ------------------------------------------------------------------------------------ converters
+def _bounded(importer, index, size: int):
+    """Indices kept inside the data: TVM's kernels read whatever address an index gives."""
+    from tvm import relax
+
+    builder = importer.block_builder
+    dtype = index.ty.dtype
+    low, high = relax.const(0, dtype), relax.const(size - 1, dtype)
+    return builder.emit(relax.op.minimum(builder.emit(relax.op.maximum(index, low)), high))
+
+
+def _convert_index_select(node, importer):
+    from tvm import relax
+
+    data, axis, index = importer.env[node.args[0]], node.args[1], importer.env[node.args[2]]
+    size = node.args[0].meta["val"].shape[axis]
+    return importer.block_builder.emit(relax.op.take(data, _bounded(importer, index, size), axis=axis))
+
+
+def _convert_gather(node, importer):
+    from tvm import relax
+
+    data, axis, index = importer.env[node.args[0]], node.args[1], importer.env[node.args[2]]
+    size = node.args[0].meta["val"].shape[axis]
+    return importer.block_builder.emit(relax.op.gather_elements(data, _bounded(importer, index, size), axis=axis))
+
+
+def _convert_extremum(name: str) -> Callable:
+    def convert(node, importer):
+        from tvm import relax
+
+        axes = node.args[1] if len(node.args) > 1 else None
+        keep = node.args[2] if len(node.args) > 2 else node.kwargs.get("keepdim", False)
+        made = getattr(relax.op, name)(importer.env[node.args[0]], axis=axes or None, keepdims=keep)
+        return importer.block_builder.emit(made)
+    return convert
+
+
+CONVERTERS: dict[str, Callable] = {
+    "index_select.default": _convert_index_select,
+    "gather.default": _convert_gather,
+    "amax.default": _convert_extremum("max"),
+    "amin.default": _convert_extremum("min"),
+}
+
+
+# ---------------------------------------------------------------------------------------- limits
+SUPPORTED: frozenset[str] = frozenset([])
+
+
+def unsupported(node: torch.fx.Node) -> str:
+    """Why the importer may not be given `node`, or ""."""
+    return ""

@@ -5,7 +5,8 @@ Never: reorders anything with an effect; the operations left are functional.
 """
 from __future__ import annotations
 
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import networkx as nx
 import sympy
@@ -166,7 +167,7 @@ class BlockEmitter:
         returned: list[Op] = []
         for event in events:
             self.level_event(event)
-        clones = self.weights_leaving(end, emitters)
+        clones = self.weights_leaving()
         top = max([self.level[v] for e in events for v in _outputs(e)], default=0)
         for level in range(top + 1):
             self.host_steps([e for e in events if self.event_level(e) == level and not isinstance(e, OpEvent)])
@@ -174,7 +175,7 @@ class BlockEmitter:
             if level == top:
                 returned = clones
             if ops or returned:
-                self.region(ops, returned, level, events, end, emitters)
+                self.region(ops, returned, events)
         terminator = self.terminator(end, emitters)
         return schema.Block(
             params=tuple(self.local[v] for v in self.params),
@@ -263,13 +264,10 @@ class BlockEmitter:
         self.symbol_local[symbol] = output
         return output
 
-    def region(
-        self, events: list[OpEvent], clones: list[int], level: int, all_events: list[Any], end: Any,
-        emitters: dict[Segment, BlockEmitter],
-    ) -> None:
+    def region(self, events: list[OpEvent], clones: list[int], all_events: list[Any]) -> None:
         """One region of the operations of one level."""
         own = {v for e in events for v in _outputs(e)}
-        wanted = self.used_outside(own, all_events, end, emitters)
+        wanted = self.used_outside(own, all_events)
         inputs: dict[int, int] = {}
         inner: dict[int, int] = {}
         symbols: dict[sympy.Symbol, tuple[int, int | None]] = {}
@@ -343,9 +341,7 @@ class BlockEmitter:
             source=ops[0].source if ops else -1,
         ))
 
-    def used_outside(
-        self, own: set[int], events: list[Any], end: Any, emitters: dict[Segment, BlockEmitter]
-    ) -> list[int]:
+    def used_outside(self, own: set[int], events: list[Any]) -> list[int]:
         """Which of the values made by one region anything else needs."""
         used: set[int] = set()
         for event in events:
@@ -354,17 +350,10 @@ class BlockEmitter:
         used.update(self.live.terminator_uses(self.segment))
         return sorted(own & used)
 
-    def weights_leaving(self, end: Any, emitters: dict[Segment, BlockEmitter]) -> list[int]:
+    def weights_leaving(self) -> list[int]:
         """Weights that are returned, passed on or read by the host: they leave through a region."""
-        leaving: dict[int, None] = {}
-        for value in self.live.terminator_uses(self.segment):
-            if self.tracer.values[value].kind == "weight" and value not in self.weights_passed(end):
-                leaving[value] = None
-        return list(leaving)
-
-    def weights_passed(self, end: Any) -> set[int]:
-        """Weights that successors read directly."""
-        return set()
+        uses = dict.fromkeys(self.live.terminator_uses(self.segment))
+        return [value for value in uses if self.tracer.values[value].kind == "weight"]
 
     # -- terminators
     def terminator(self, end: Any, emitters: dict[Segment, BlockEmitter]) -> schema.Terminator:
@@ -375,10 +364,8 @@ class BlockEmitter:
             )
         source = self.builder.source(end.site)
         if isinstance(end, Decision):
-            if end.tensor is not None:
-                cond = self.local[end.tensor]
-            else:
-                cond = self.expression(end.expr, "bool", source)
+            known = end.tensor is not None
+            cond = self.local[end.tensor] if known else self.expression(end.expr, "bool", source)
             then, orelse = (
                 schema.Jump(block=self.numbers[s], args=tuple(self.local[v] for v in emitters[s].params))
                 for s in (end.then, end.orelse)
@@ -388,7 +375,9 @@ class BlockEmitter:
             carry = tuple(self.local[v] for v in end.carry)
             return schema.Raise(type=end.type, message=end.message, mode=end.mode, carry=carry, source=source)
         return schema.Return(
-            tree=self.tree(end.tree, source), mode=end.mode, carry=tuple(self.local[v] for v in end.carry), source=source)
+            tree=self.tree(end.tree, source), mode=end.mode, carry=tuple(self.local[v] for v in end.carry),
+            source=source,
+        )
 
     def tree(self, tree: Any, source: int) -> schema.Tree:
         def leaf(item: Any) -> schema.Tree | None:

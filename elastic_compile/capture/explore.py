@@ -15,8 +15,9 @@ import copy
 import ctypes
 import sys
 import types
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any
 
 import sympy
 import torch
@@ -199,7 +200,7 @@ class Explorer:
         tensors: list[tuple[int, int]] = []
         for ident in sorted(state_tensors, key=lambda i: list(self.heap.tensors).index(i)):
             real = self.heap.tensors[ident]
-            number, fake = self.stand_in(real)
+            number, _ = self.stand_in(real)
             tensors.append((ident, number))
             values.append(number)
             self.initial.append(real)
@@ -402,7 +403,7 @@ class Explorer:
         values = list(args)
         writes: dict[Any, Any] = {}
         for index, slots in rewrites.items():
-            number, symbolic = tracer.scalar("int" if isinstance(state.scalars[index], (int, torch.SymInt)) else "float")
+            number, symbolic = tracer.scalar(_kind_of(state.scalars[index]))
             values[len(state.tensors) + index] = number
             for path in slots:
                 writes[path] = symbolic
@@ -559,7 +560,7 @@ class Explorer:
                 stand_in = torch.empty_strided(tuple(fake.shape), fake.stride(), dtype=fake.dtype)
             values.append(tracer.new_value("input", fake=stand_in))
         for index, scalar in enumerate(state.scalars):
-            number, symbolic = tracer.scalar("int" if isinstance(scalar, (int, torch.SymInt)) else "float")
+            number, symbolic = tracer.scalar(_kind_of(scalar))
             self.mode_symbols[number] = symbolic
             for path, owner in state.scalar_slots.items():
                 if owner == index:
@@ -612,7 +613,7 @@ class Explorer:
                 else:
                     rewrites[index] = slots
                 continue
-            output = tracer.new_value("scalar", python="int" if isinstance(scalar, (int, torch.SymInt)) else "float")
+            output = tracer.new_value("scalar", python=_kind_of(scalar))
             tracer.record(ScalarEvent(scalar if expr is None else expr, output, tracer.site))
             args.append(output)
             if fixed:
@@ -676,6 +677,11 @@ class Explorer:
 
 def _named(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[str, Any]]:
     return [(f"[{i}]", v) for i, v in enumerate(args)] + [(f"[{k!r}]", v) for k, v in kwargs.items()]
+
+
+def _kind_of(number: Any) -> str:
+    """The kind of host scalar that carries a number."""
+    return "int" if isinstance(number, (int, torch.SymInt)) else "float"
 
 
 def _pretty(label: str) -> str:

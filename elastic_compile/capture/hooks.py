@@ -17,7 +17,8 @@ import random
 import sys
 import time
 import types
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -115,8 +116,8 @@ class Hooks:
                 fn, args, kwargs = self.module_call(fn, args, kwargs)
             elif kind is types.FunctionType or isinstance(fn, (type, types.BuiltinFunctionType)):
                 break
-            elif isinstance(getattr(type(fn), "__call__", None), types.FunctionType):
-                args, fn = (fn, *args), type(fn).__call__
+            elif isinstance(method := vars_of(type(fn)).get("__call__"), types.FunctionType):
+                args, fn = (fn, *args), method
             else:
                 break
         if type(fn) is types.BuiltinFunctionType and fn.__name__ == "tolist" and (
@@ -273,7 +274,8 @@ class Hooks:
         if not floating:
             return table[name](a, b)
         if table is COMPARE:
-            return self.tracer.decide(None, HostOp(name, tuple(x if as_expr(x) is None else as_expr(x) for x in (a, b))))
+            operands = tuple(x if as_expr(x) is None else as_expr(x) for x in (a, b))
+            return self.tracer.decide(None, HostOp(name, operands))
         if name not in HOST_BINARY:
             return table[name](a, b)
         return self.tracer.host(HOST_BINARY[name], (a, b), "float")
@@ -385,6 +387,11 @@ def site_of(fn: types.FunctionType, instruction: dis.Instruction) -> Site:
         kind="global", file=file, line=at.lineno or 0, column=at.col_offset or 0, end_line=at.end_lineno or 0,
         end_column=at.end_col_offset or 0, text=text, snippet=text.strip(), live=(), opaque=False,
     )
+
+
+def vars_of(kind: type) -> dict[str, Any]:
+    """The attributes of a class, inherited ones included, as they are stored."""
+    return {name: value for base in reversed(kind.__mro__) for name, value in vars(base).items()}
 
 
 def depends_on_host(fn: Any) -> bool:

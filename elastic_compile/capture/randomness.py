@@ -9,7 +9,8 @@ reservoir"): the k largest of weight / exponential are a sample without replacem
 """
 from __future__ import annotations
 
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import torch
 

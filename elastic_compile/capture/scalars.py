@@ -6,7 +6,8 @@ Never: an operation outside `schema.HOST_OPS`; what has none is refused.
 from __future__ import annotations
 
 import functools
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import sympy
 

@@ -6,7 +6,8 @@ Never: knows how many steps there will be; each step asks, and the question fork
 """
 from __future__ import annotations
 
-from typing import Any, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 

@@ -10,15 +10,16 @@ import copy
 import dataclasses
 import enum
 import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
+from elastic_compile.capture.structure import constant
 from elastic_compile.errors import ExampleError
 from elastic_compile.refusals import refuse
-from elastic_compile.capture.structure import constant
 from elastic_runtime import schema
 
 KINDS = {
@@ -139,8 +140,8 @@ def _shape(signature: inspect.Signature, calls: tuple[Call, ...]) -> CallShape:
         values = [bound[name] for bound in bounds]
         tree, template[name] = _merge(values, name, leaves)
         default = (
-            parameter.default is not inspect.Parameter.empty
-            and all(value is parameter.default for value in values)
+            (parameter.default is not inspect.Parameter.empty
+            and all(value is parameter.default for value in values))
             or parameter.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
         )
         params.append(schema.Parameter(

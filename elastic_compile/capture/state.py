@@ -13,8 +13,9 @@ import copyreg
 import enum
 import operator
 import types
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Callable, Container, Iterable
+from typing import Any
 
 import torch
 
@@ -24,7 +25,8 @@ from elastic_compile.refusals import stop
 ATOMS = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis), type(NotImplemented))
 BY_IDENTITY = (
     type, types.ModuleType, types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType,
-    torch.SymInt, torch.SymFloat, torch.SymBool, torch.dtype, torch.device, torch.layout, torch.memory_format, torch._ops.OpOverload, torch._ops.OpOverloadPacket,
+    torch.SymInt, torch.SymFloat, torch.SymBool, torch.dtype, torch.device, torch.layout, torch.memory_format,
+    torch._ops.OpOverload, torch._ops.OpOverloadPacket, enum.Enum,
 )
 
 
@@ -114,7 +116,7 @@ class Walker:
             if getattr(value, "__dict__", None):
                 self.walk(value.__dict__, (*path, "attributes"))
             return
-        if isinstance(value, BY_IDENTITY) or isinstance(value, enum.Enum):
+        if isinstance(value, BY_IDENTITY):
             self.identity(value)
             return
         ident = id(value)
@@ -368,7 +370,8 @@ class Heap:
         """Numbers of the objects whose content is not, by identity, what it was."""
         if self.watched is None:
             empty = [
-                i for i, content in enumerate(self.saved) if not content and isinstance(self.objects[i], (dict, list, set))
+                i for i, content in enumerate(self.saved)
+                if not content and isinstance(self.objects[i], (dict, list, set))
             ]
             self.empty = [self.objects[i] for i in empty]
             self.empty_numbers = empty

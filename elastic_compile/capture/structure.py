@@ -9,7 +9,8 @@ A plain tree is a leaf, or ("tuple" | "list", items), ("dict", {key: item}),
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Callable, Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 

@@ -6,7 +6,8 @@ Never: guesses; an integer that must become a concrete Python int is refused by 
 """
 from __future__ import annotations
 
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import sympy
 import torch

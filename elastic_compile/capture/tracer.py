@@ -10,8 +10,9 @@ through an alias is data flow here, whatever decision lies between the two.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Iterator, Sequence
+from typing import Any
 
 import sympy
 import torch

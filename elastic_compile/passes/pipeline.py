@@ -5,7 +5,8 @@ Never: skips the verifier.
 """
 from __future__ import annotations
 
-from typing import Callable, Protocol, Sequence
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from elastic_compile.program.ir import Program, verify
 

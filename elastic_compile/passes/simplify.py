@@ -144,7 +144,7 @@ def _fuse_regions(program: Program) -> Program:
         for step in block.steps:
             last = steps[-1] if steps else None
             if isinstance(step, schema.RegionStep) and isinstance(last, schema.RegionStep):
-                later = [s for s in block.steps[block.steps.index(step) + 1:]]
+                later = block.steps[block.steps.index(step) + 1:]
                 read = {v for s in later for v in step_values(s)} | set(terminator_values(block.terminator))
                 fused, merged = _concatenate(graphs[last.region], last, graphs[step.region], step, read)
                 graphs.append(fused)
@@ -268,9 +268,9 @@ class PruneParameters:
     def __call__(self, program: Program) -> Program:
         while True:
             smaller = self.once(program)
-            if smaller == program or [b.params for b in smaller.blocks] == [b.params for b in program.blocks] and (
+            if smaller == program or ([b.params for b in smaller.blocks] == [b.params for b in program.blocks] and (
                 [b.steps for b in smaller.blocks] == [b.steps for b in program.blocks]
-            ):
+            )):
                 return smaller
             program = smaller
 
@@ -402,7 +402,7 @@ def _block_key(program: Program, b: int) -> Any:
     numbers = {value: i for i, value in enumerate(block.params)}
     parts: list[Any] = [tuple(_type_key(program.values[p]) for p in block.params)]
     for step in block.steps:
-        plain = rename(step, {v: 0 for v in step.outputs})
+        plain = rename(step, dict.fromkeys(step.outputs, 0))
         fields = {f: getattr(plain, f) for f in plain.__struct_fields__ if f not in ("inputs", "outputs", "source")}
         reads = tuple(numbers[v] for v in step_values(step))
         for output in step.outputs:

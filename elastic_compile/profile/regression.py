@@ -17,6 +17,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -25,7 +26,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 from sklearn.linear_model import LinearRegression, RidgeCV
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 _ALPHAS = np.logspace(-3, 3, 7)
 _MOST_FOR_GP = 500
@@ -77,12 +78,13 @@ class Model:
     floor: float
 
     def predict(self, rows: Rows) -> np.ndarray:
-        """[n] values, in the unit that was fitted; never below `floor`."""
+        """[n] values, in the unit that was fitted; never below `floor`. Runs on one thread."""
         total = np.zeros(len(rows))
-        if self.linear is not None:
-            total = total + self.linear.predict(rows.encoded)
-        if self.curve is not None:
-            total = total + self.curve.predict(rows.encoded)
+        with _threads().limit(limits=1):
+            if self.linear is not None:
+                total = total + self.linear.predict(rows.encoded)
+            if self.curve is not None:
+                total = total + self.curve.predict(rows.encoded)
         if self.recipe.link == "log":
             total = np.exp(np.clip(total, -50, 50))
         elif self.linear is None and self.curve is None:
@@ -134,7 +136,7 @@ def choose(rows: Rows, values: np.ndarray, candidates: Sequence[Recipe], *, posi
     """
     if len(values) < 3:
         raise ValueError(f"cross-validation needs three rows, given {len(values)}")
-    with threadpool_limits(limits=1):
+    with _threads().limit(limits=1):
         return _choose(rows, values, candidates, positive, seed)
 
 
@@ -198,6 +200,11 @@ def fit(recipe: Recipe, rows: Rows, values: np.ndarray, weights: np.ndarray, *, 
             max_iter=100, learning_rate=0.07, max_leaf_nodes=8, random_state=seed,
         ).fit(rows.encoded, target, sample_weight=layer_weights)
     return Model(recipe, scale, linear, curve, 0.5 * float(values.min()) if positive else -np.inf)
+
+
+@cache
+def _threads() -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 def _cross_fit(recipe: Recipe, rows: Rows, values: np.ndarray, weights: np.ndarray, folds: np.ndarray,

@@ -15,7 +15,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from numbers import Integral
 from numbers import Real as Number
 from typing import Any
 
@@ -97,7 +96,7 @@ class Integer:
         return tuple(range(self.low, self.high + 1, self.step))
 
     def contains(self, value: Any) -> bool:
-        return (isinstance(value, Integral) and not isinstance(value, bool)
+        return (isinstance(value, Number) and not isinstance(value, bool)
                 and self.low <= value <= self.high and (value - self.low) % self.step == 0)
 
     def describe(self) -> str:
@@ -180,6 +179,11 @@ class Space:
         return tuple({_index(value): index for index, value in enumerate(_values(d))} for d in self.decisions)
 
     @cached_property
+    def _wanted(self) -> tuple[dict[tuple[bool, Any], int], ...]:
+        return tuple({_index(value): 0 for value in decision.when.values} if decision.when else {}
+                     for decision in self.decisions)
+
+    @cached_property
     def _columns(self) -> tuple[slice, ...]:
         ends = np.cumsum([_width(decision) for decision in self.decisions]).tolist()
         return tuple(slice(end - _width(decision), end)
@@ -198,10 +202,9 @@ class Space:
     def active(self, configuration: Configuration) -> set[str]:
         """Names of the decisions that count in `configuration`."""
         names: set[str] = set()
-        for decision in self.decisions:
+        for decision, wanted in zip(self.decisions, self._wanted, strict=True):
             when = decision.when
-            if when is None or (when.name in names and any(
-                    _same(configuration.get(when.name), value) for value in when.values)):
+            if when is None or (when.name in names and _position(wanted, configuration.get(when.name)) >= 0):
                 names.add(decision.name)
         return names
 
@@ -209,12 +212,14 @@ class Space:
         """What is wrong with `configuration`, one text per decision; empty when it is in the space."""
         found = [f"{name!r} is no decision of this space" for name in configuration if name not in self.by_name]
         active = self.active(configuration)
-        for name, decision in self.by_name.items():
+        for decision, indices in zip(self.decisions, self._indices, strict=True):
+            name = decision.name
             if name not in active:
                 continue
             if name not in configuration:
                 found.append(f"{name} is missing, expected {decision.describe()}")
-            elif not decision.contains(configuration[name]):
+            elif not (decision.contains(configuration[name]) if isinstance(decision, Real)
+                      else _position(indices, configuration[name]) >= 0):
                 found.append(f"{name} = {configuration[name]!r}, expected {decision.describe()}")
         return tuple(found)
 
@@ -288,10 +293,9 @@ class Space:
         return out
 
     def configuration(self, genes: Sequence[int]) -> dict[str, Value]:
-        """The inverse of `genes` for one row, in canonical form. Raises `OutOfSpace`."""
-        return self.canonical({
-            d.name: d.values[int(gene)] for d, gene in zip(self.decisions, genes, strict=True)
-            if not isinstance(d, Real) and gene >= 0})
+        """The inverse of `genes` for one row of a discrete space, in canonical form."""
+        active = self.activity(np.asarray(genes)[None])[0]
+        return {d.name: d.values[gene] for d, gene, on in zip(self.decisions, genes, active, strict=True) if on}
 
     def activity(self, genes: np.ndarray) -> np.ndarray:
         """`[n, decisions]` bool: which decisions count."""

@@ -7,8 +7,9 @@ Never: holds a compiled artefact or a reference to the user's module.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Mapping
+from typing import Any
 
 import sympy
 import torch
@@ -141,17 +142,17 @@ def verify(program: Program) -> Program:
         raise InternalError(f"the compiler made an invalid program: {where}: {what}")
 
     defined_once: set[int] = set()
+
+    def define(block: int, here: set[int], values: Any) -> None:
+        for value in values:
+            if value in defined_once:
+                fail(f"block {block}", f"value {value} is defined twice")
+            defined_once.add(value)
+            here.add(value)
+
     for b, block in enumerate(program.blocks):
         here: set[int] = set()
-
-        def define(values: Any) -> None:
-            for value in values:
-                if value in defined_once:
-                    fail(f"block {b}", f"value {value} is defined twice")
-                defined_once.add(value)
-                here.add(value)
-
-        define(block.params)
+        define(b, here, block.params)
         for step in block.steps:
             for value in step_values(step):
                 if value not in here:
@@ -164,7 +165,7 @@ def verify(program: Program) -> Program:
                     if program.values[given] != program.values[wanted] and not _symbolic(program.values[given]):
                         fail(f"block {b}", f"region {step.region} is given {program.values[given]} for "
                                            f"{program.values[wanted]}")
-            define(step.outputs)
+            define(b, here, step.outputs)
         for value in terminator_values(block.terminator):
             if value not in here:
                 fail(f"block {b}", f"the terminator reads value {value}, which the block does not define")

@@ -210,7 +210,7 @@ def maker(definition: ast.FunctionDef, parameters: tuple[str, ...]) -> ast.Modul
         body=[*declare, definition],
         decorator_list=[],
     )
-    return ast.fix_missing_locations(ast.Module(body=[wrapper], type_ignores=[]))
+    return ast.Module(body=[wrapper], type_ignores=[])
 
 
 def made(module: types.CodeType, name: str) -> types.CodeType:
@@ -247,7 +247,8 @@ def compile_alone(
 
 
 def same_code(a: types.CodeType, b: types.CodeType) -> bool:
-    """Whether two code objects do the same, names and constants included; positions may differ."""
+    """Whether two code objects do the same, names and constants included; positions may differ, and with them the
+    line that a class keeps (Python 3.13)."""
     return (
         a.co_code == b.co_code
         and a.co_names == b.co_names
@@ -257,7 +258,10 @@ def same_code(a: types.CodeType, b: types.CodeType) -> bool:
         and (a.co_argcount, a.co_posonlyargcount, a.co_kwonlyargcount)
         == (b.co_argcount, b.co_posonlyargcount, b.co_kwonlyargcount)
         and len(a.co_consts) == len(b.co_consts)
-        and all(map(_same_constant, a.co_consts, b.co_consts))
+        and all(
+            _same_constant(x, y) or (x == a.co_firstlineno and y == b.co_firstlineno and a.co_flags == 0)
+            for x, y in zip(a.co_consts, b.co_consts, strict=True)
+        )
     )
 
 

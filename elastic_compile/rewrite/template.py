@@ -104,7 +104,8 @@ def _rewrite(fn: types.FunctionType) -> Template:
     free = tuple(n for n in code.co_freevars if n.isidentifier())
     filename = _register_name(code)
     try:
-        source = ast.unparse(maker(definition, (build.HOOKS, build.SITES, build.SLICE, *free))) + "\n"
+        wrapped = maker(definition, (build.HOOKS, build.SITES, build.SLICE, *free))
+        source = ast.unparse(ast.fix_missing_locations(wrapped)) + "\n"
         tree = compile(source, filename, "exec", ast.PyCF_ONLY_AST | found.flags, dont_inherit=True)
         module = compile(tree, filename, "exec", found.flags, dont_inherit=True)
     except (SyntaxError, ValueError) as error:

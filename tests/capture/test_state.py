@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+from typing import ClassVar
 
 import pytest
 import torch
@@ -78,7 +79,8 @@ DIFFERENT = [
     ([1, 2], [1, 3]), ([1], [1.0]), ([1], [True]), ((1,), [1]), ({"a": 1, "b": 2}, {"b": 2, "a": 1}),
     (Point(1.0, []), Point(1.0, [1])), (Slotted(1, 2), Slotted(1, 3)), (closure(1), closure(2)),
     (iter([1, 2]), advanced(iter([1, 2]), 1)), (torch.zeros(2), torch.zeros(3)),
-    (torch.zeros(2), torch.zeros(2, dtype=torch.int64)), (float("nan"), 0.0), (0.0, -0.0), (ValueError("x"), ValueError("y")),
+    (torch.zeros(2), torch.zeros(2, dtype=torch.int64)), (float("nan"), 0.0), (0.0, -0.0),
+    (ValueError("x"), ValueError("y")),
     ({1}, {1, 2}), ("a", b"a"),
 ]
 
@@ -124,7 +126,7 @@ def test_slots_write_back():
 
 
 class Holder(torch.nn.Module):
-    REGISTRY = {"a": 1}
+    REGISTRY: ClassVar = {"a": 1}
 
     def __init__(self):
         super().__init__()

@@ -60,9 +60,9 @@ def broken(valid):
 
 
 def test_each_broken_rule_is_named(valid):
-    for message, program in broken(valid):
+    for message, wrong in broken(valid):
         with pytest.raises(InternalError, match=message):
-            verify(program)
+            verify(wrong)
 
 
 def test_arguments_are_references(valid):
