@@ -183,6 +183,11 @@ def _check_outputs(source: RegionSource, program: ExportedProgram) -> None:
 
 def _check_operators(source: RegionSource, program: ExportedProgram) -> None:
     for node in program.graph.nodes:
+        if any(isinstance(size, int) and size == 0 for size in getattr(node.meta.get("val"), "shape", ())):
+            if node.users:
+                raise _refused(source, f"TVM cannot hold {node.name}, a tensor without elements",
+                               f"its shape is {tuple(node.meta['val'].shape)}", "compile with backend='onnxruntime'")
+            continue
         reason = tvm_operators.unsupported(node)
         if reason:
             raise _refused(source, f"TVM cannot compile {node.target}", reason,
