@@ -249,6 +249,7 @@ def compile_alone(
 def same_code(a: types.CodeType, b: types.CodeType) -> bool:
     """Whether two code objects do the same, names and constants included; positions may differ, and with them the
     line that a class keeps (Python 3.13)."""
+    is_class = not a.co_flags & inspect.CO_OPTIMIZED
     return (
         a.co_code == b.co_code
         and a.co_names == b.co_names
@@ -259,7 +260,7 @@ def same_code(a: types.CodeType, b: types.CodeType) -> bool:
         == (b.co_argcount, b.co_posonlyargcount, b.co_kwonlyargcount)
         and len(a.co_consts) == len(b.co_consts)
         and all(
-            _same_constant(x, y) or (x == a.co_firstlineno and y == b.co_firstlineno and a.co_flags == 0)
+            _same_constant(x, y) or (is_class and x == a.co_firstlineno and y == b.co_firstlineno)
             for x, y in zip(a.co_consts, b.co_consts, strict=True)
         )
     )

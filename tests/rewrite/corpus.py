@@ -305,7 +305,7 @@ def _truth_tables() -> None:
         "a and b or c", "a or b and c", "(a or b) and c", "a and (b or c)", "not a", "(a and b) or (b and c)",
         "(not a) or (not b)", "a and b or c and a or b", "(a and b and c) or (c or b) and a",
         "not (not a or b) and c", "1 if not (a and b) else 2", "1 if (a and b or c) and not (b or c) else 2",
-        "a < b < c and c", "not a < b", "a < b < c or c", "(a < b < c or c) and b", "(a if b else c) and b",
+        "not (a and b) or c", "not (a or b) and c", "not a < b < c", "a < b < c and c", "not a < b", "a < b < c or c", "(a < b < c or c) and b", "(a if b else c) and b",
         "(x := a and b) or c", "(1 if not (a < b < c and b) else 2)", "2 if (a if b else c) else 3",
         "(a, b if (a if b and c else c) or a else c)", "note('x', a and b) or note('y', b or c)",
     )

@@ -9,7 +9,7 @@ import pytest
 from elastic_compile.rewrite import NEUTRAL, Hooks, rewrite
 from tests.rewrite.corpus import CASES, Derived
 from tests.rewrite.oracle import PoisonHooks
-from tests.rewrite.traced import LOG
+from tests.rewrite.traced import LOG, settled
 
 
 def outcome(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, list[str]]:
@@ -20,7 +20,7 @@ def outcome(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any
         result = ("value", repr(fn(*args, **copy.deepcopy(kwargs))))
     except Exception as error:
         result = ("raised", type(error), str(error))
-    return result, list(LOG)
+    return result, settled(LOG)
 
 
 def label(case: Any) -> str:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from elastic_compile.rewrite import NEUTRAL, rewrite
 from tests.rewrite.oracle import PoisonHooks
 from tests.rewrite.programs import load, sources
-from tests.rewrite.traced import LOG
+from tests.rewrite.traced import LOG, settled
 
 
 def run(fn: Any, a: int, b: int) -> Any:
@@ -27,9 +27,9 @@ def run(fn: Any, a: int, b: int) -> Any:
                 except StopIteration as stop:
                     result = seen, stop.value
                     break
-        return repr(result), list(LOG)
+        return repr(result), settled(LOG)
     except Exception as error:
-        return type(error), str(error), list(LOG)
+        return type(error), str(error), settled(LOG)
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))

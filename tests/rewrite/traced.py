@@ -16,6 +16,11 @@ def note(label: object, value: Any = None) -> Any:
     return value
 
 
+def settled(log: list[str]) -> list[str]:
+    """A log without repeated truth tests: how often Python asks a value it has just asked is its version's choice."""
+    return [line for i, line in enumerate(log) if not (line.startswith("bool ") and i and log[i - 1] == line)]
+
+
 def plain(value: Any) -> Any:
     return value.value if isinstance(value, T) else value
 
