@@ -78,11 +78,6 @@ CATALOGUE: dict[str, Entry] = {
         "PyTorch does not run it on tensors without data, or it fails for these shapes on this path",
         "use operations on tensors only; keep NumPy and other libraries behind a function registered on the host",
     ),
-    "EC132": Entry(
-        "an in-place operation that cannot be made functional: {operator}",
-        "the mutated tensor is not visible to the compiler as data",
-        "use the out-of-place form",
-    ),
     "EC134": Entry(
         "a tensor's data is handed to another library: {function}",
         "NumPy and other libraries compute outside PyTorch, where the compiler sees nothing",

@@ -22,12 +22,13 @@ from typing import Any
 import sympy
 import torch
 
-from elastic_compile.capture.hooks import DATA_TEXT, Call, Hooks
+from elastic_compile.capture.hooks import Call, Hooks
 from elastic_compile.capture.liveness import Liveness
 from elastic_compile.capture.state import Heap, State, Walker, content_of, put_back
 from elastic_compile.capture.structure import take_apart
 from elastic_compile.capture.symbols import as_expr
 from elastic_compile.capture.tracer import (
+    DATA_TEXT,
     Decision,
     End,
     Goto,
@@ -135,9 +136,9 @@ def explore(
     state_numbers: frozenset[Any] = frozenset()
     pinned: frozenset[Any] = frozenset()
     while True:
-        explorer = Explorer(function, entries, roots, state_tensors, state_numbers - pinned, progress)
         try:
-            return explorer.run()
+            return Explorer(
+                function, entries, roots, state_tensors, state_numbers - pinned, pinned, progress).run()
         except MoreState as found:
             state_tensors |= found.tensors
             state_numbers |= found.numbers
@@ -158,13 +159,14 @@ class MoreState(BaseException):
 
 class Explorer:
     """One exploration. `state_tensors`: ids of tensors that are state from the start; `state_numbers`: (heap object,
-    key) of Python numbers that are."""
+    key) of Python numbers that are; `pinned`: those whose every value is a mode of its own instead."""
 
     def __init__(
         self, function: Any, entries: Sequence[EntryInput], roots: Any, state_tensors: frozenset[int],
-        state_numbers: frozenset[Any], progress: Any,
+        state_numbers: frozenset[Any], pinned: frozenset[Any], progress: Any,
     ) -> None:
         self.function = function
+        self.pinned = pinned
         self.entries = entries
         self.progress = progress
         self.tracer = Tracer()
@@ -190,7 +192,8 @@ class Explorer:
         """The value of a run-time input, and what stands for it in the running program."""
         tracer = self.tracer
         if isinstance(leaf, torch.Tensor):
-            fake = tracer.fake_mode.from_tensor(leaf.detach(), static_shapes=True)
+            with tracer.recording_off():
+                fake = tracer.fake_mode.from_tensor(leaf.detach(), static_shapes=True)
             return tracer.new_value("input", fake=fake), fake
         return tracer.scalar("float" if isinstance(leaf, float) else "int")
 
@@ -306,6 +309,8 @@ class Explorer:
         except Exception as error:
             if tracer.dead:
                 return
+            if _names_a_stand_in(error):
+                raise stop("EC133", tracer.site, message=_first_line(error)) from error
             if _is_own(error):
                 raise InternalError(f"the capture failed: {type(error).__name__}: {_first_line(error)}") from error
             self.check_arguments()
@@ -371,7 +376,7 @@ class Explorer:
         numbers = frozenset(
             (owner, key) for owner in changed for key, before, now in self.heap.differences(owner)
             if type(before) in (int, float) and (type(now) is type(before) or as_expr(now) is not None)
-        ) - set(self.state_symbols)
+        ) - set(self.state_symbols) - self.pinned
         if numbers:
             raise MoreState(numbers=numbers)
         return self.mode_after(changed)
@@ -446,6 +451,7 @@ class Explorer:
                 state.slots[path].write(symbolic)
         self.tracer.fresh.clear()
         self.tracer.items.clear()
+        self.tracer.decided.clear()
 
     def state(self, stack: list[Call], widened: frozenset[Any]) -> tuple[State, Sequence[Any]]:
         """The state at a point, and the symbolic sizes of its tensors."""
@@ -482,7 +488,9 @@ class Explorer:
         def describe(tensor: torch.Tensor, state: State) -> Any:
             number = tracer.tensor_value(tensor)
             value = tracer.values[number]
-            storage = id(tensor) if not torch._is_functional_tensor(tensor) else tensor.untyped_storage()._cdata
+            with torch._C.DisableTorchFunction():
+                traced = torch._is_functional_tensor(tensor)
+                storage = tensor.untyped_storage()._cdata if traced else id(tensor)
             alias = aliases.setdefault(storage, len(aliases))
             if value.kind == "weight" and weights_are_static:
                 return ("weight", number, alias)
@@ -728,6 +736,11 @@ def _signature(path: list[Segment]) -> tuple[Any, ...]:
         if isinstance(segment.end, Decision):
             out.append("decision")
     return tuple(out)
+
+
+def _names_a_stand_in(error: Exception) -> bool:
+    """Whether an error speaks of what stands in for data: the program with real data would not have raised it."""
+    return any(name in str(error) for name in ("SymInt", "SymFloat", "SymBool", "FakeTensor"))
 
 
 def _is_own(error: Exception) -> bool:

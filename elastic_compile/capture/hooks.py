@@ -25,7 +25,7 @@ import torch
 
 from elastic_compile.capture.sequences import SYMBOLIC_ITERATORS, Counter, Enumerate, Range, Rows, Zip
 from elastic_compile.capture.symbols import as_expr
-from elastic_compile.capture.tracer import HostOp, PathEnd, Tracer
+from elastic_compile.capture.tracer import DATA_TEXT, HostOp, PathEnd, Tracer
 from elastic_compile.hostop import HostFunction
 from elastic_compile.refusals import stop
 from elastic_compile.rewrite import NotRewritable, Template, rewrite
@@ -42,9 +42,6 @@ HOST_BINARY = {
 #: Python containers with more entries than this are not indexed by data.
 MAX_CHOICES = 64
 Indexed = (dict, torch.nn.ModuleList, torch.nn.ModuleDict, torch.nn.Sequential, torch.nn.ParameterList)
-
-#: Marks text whose content only the data decides; it may appear in an exception's message, nowhere else.
-DATA_TEXT = "\ue000"
 
 #: Packages run as they are: their functions hold no decision of the user's program.
 NATIVE_PACKAGES = frozenset({
@@ -300,6 +297,8 @@ class Hooks:
         self.tracer.site = site
         if type(a) is torch.SymFloat and name == "neg":
             return self.tracer.host("neg", (a,), "float")
+        if type(a) is torch.SymInt and name == "invert":
+            return -a - 1
         return UNARY[name](a)
 
     def compare(self, site: Any, name: str, a: Any, b: Any) -> Any:

@@ -281,6 +281,7 @@ class Tracer:
         self.cursor = 0
         self.fresh: set[int] = set()
         self.items: dict[int, Any] = {}
+        self.decided: dict[int, bool] = {}
         self.facts: dict[sympy.Basic, bool] = {}
 
     # -- values
@@ -363,6 +364,7 @@ class Tracer:
         self.decisions = 0
         self.fresh = set()
         self.items = {}
+        self.decided = {}
         self.facts = {}
         parent = target.parent
         while parent is not None and not isinstance(parent.end, Decision):
@@ -448,6 +450,8 @@ class Tracer:
             raise PathEnd
         if expr is not None and expr in self.facts:
             return self.facts[expr]
+        if tensor is not None and tensor in self.decided:
+            return self.decided[tensor]
         if tensor is not None:
             constant = self.constant(tensor)
             if constant is not None:
@@ -467,6 +471,8 @@ class Tracer:
             self.pending.append(orelse)
             self.advance(then)
             outcome = True
+        if tensor is not None:
+            self.decided[tensor] = outcome
         if expr is not None:
             self.facts[expr] = outcome
             if isinstance(expr, sympy.Basic):
@@ -510,6 +516,8 @@ class Tracer:
                 raise stop("EC120", self.site)
         else:
             output, symbolic = self.scalar("float" if fake.dtype.is_floating_point else "int")
+            if self.is_index(tensor):
+                torch._check(symbolic >= 0)
             event = ItemEvent(tensor, output, symbolic, self.site)
             self.record(event)
         self.items[tensor] = event.result
@@ -567,6 +575,14 @@ class Tracer:
         """Compute with real tensors, as if nothing were traced."""
         with self.recording_off(), torch._C._DisableTorchDispatch(), torch._C.DisableTorchFunction():
             yield
+
+    def is_index(self, number: int) -> bool:
+        """Whether a value holds positions found in a tensor, which are never negative."""
+        event = self.producer.get(number)
+        while event is not None and event.target in RESHAPING:
+            event = self.producer.get(event.args[0].id)
+        return event is not None and event.target in FINDS_POSITIONS and (
+            self.values[number].fake.dtype == torch.int64)
 
     def constant(self, number: int) -> torch.Tensor | None:
         """The data of a value that only weights determine, or None.
@@ -760,9 +776,14 @@ class Tracer:
 
 #: Ways in which a tensor's memory is handed to other libraries; a traced tensor has none.
 READS_DATA = frozenset({
-    torch.Tensor.numpy, torch.Tensor.__array__, torch.Tensor.data_ptr, torch.Tensor.__dlpack__,
-    torch.Tensor.__reduce_ex__, torch.Tensor.tolist, torch.Tensor.share_memory_,
+    torch.Tensor.numpy, torch.Tensor.__array__, torch.Tensor.data_ptr, torch.Tensor.__dlpack__, torch.from_dlpack,
+    torch.Tensor.__reduce_ex__, torch.Tensor.tolist, torch.Tensor.share_memory_, torch.Tensor.apply_,
+    torch.Tensor.map_, torch.Tensor.map2_, torch.Tensor.storage, torch.Tensor.untyped_storage,
+    torch.Tensor._typed_storage,
 })
+
+#: Marks text whose content only the data decides; it may appear in an exception's message, nowhere else.
+DATA_TEXT = "\ue000"
 
 SIMPLE = frozenset({
     torch.Tensor, torch.nn.Parameter, int, float, bool, str, type(None), torch.dtype, torch.device,
@@ -788,6 +809,14 @@ def changed_in_place(tensor: torch.Tensor) -> bool:
     )
 
 
+FINDS_POSITIONS = {
+    aten.argmax.default, aten.argmin.default, aten.topk.default, aten.sort.default, aten.argsort.default,
+    aten.nonzero.default, aten.max.dim, aten.min.dim,
+}
+RESHAPING = {
+    aten.select.int, aten.view.default, aten.squeeze.dim, aten.squeeze.default, aten.unsqueeze.default,
+    aten.slice.Tensor, aten.alias.default,
+}
 NOT_FOLDED = {aten.empty.memory_format, aten.empty_strided.default, aten.empty_like.default}
 IGNORED = {torch.ops.prim.device.default}
 
@@ -813,7 +842,7 @@ class Recorder(TorchDispatchMode):
         if func is aten.lift_fresh.default:
             return tracer.literal(args[0])
         if func._schema.is_mutable:
-            raise stop("EC132", tracer.site, operator=str(func))
+            raise stop("EC131", tracer.site, operator=str(func))
         return tracer.operation(func, args, kwargs, func)
 
 
@@ -834,6 +863,8 @@ class Composites(TorchFunctionMode):
             raise stop("EC134", tracer.site, function=func.__name__)
         if func is torch.Tensor.__deepcopy__:
             return args[0].clone()
+        if func in (torch.Tensor.__repr__, torch.Tensor.__format__):
+            return DATA_TEXT
         if entry is None:
             return func(*args, **kwargs)
         call = entry(args, kwargs)

@@ -6,6 +6,8 @@ from elastic_compile.passes.pipeline import Pass, run
 from elastic_compile.passes.simplify import Deduplicate, MergeChains, PruneParameters, ThreadJumps
 
 #: The passes that every compilation runs, in order.
-STANDARD: tuple[Pass, ...] = (ThreadJumps(), MergeChains(), PruneParameters(), Deduplicate(), MergeChains())
+STANDARD: tuple[Pass, ...] = (
+    ThreadJumps(), MergeChains(), PruneParameters(), Deduplicate(), ThreadJumps(), MergeChains(), PruneParameters(),
+)
 
 __all__ = ["STANDARD", "Deduplicate", "MergeChains", "Pass", "PruneParameters", "ThreadJumps", "run"]

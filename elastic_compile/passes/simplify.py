@@ -241,7 +241,8 @@ def _drop_unused_graphs(program: Program) -> Program:
 
 @dataclass(frozen=True)
 class ThreadJumps:
-    """A jump to a block that does nothing but jump on goes straight to where that leads."""
+    """A jump to a block that does nothing but jump on goes straight to where that leads; a branch that leads to one
+    place either way becomes a jump."""
 
     def __call__(self, program: Program) -> Program:
         def through(jump: schema.Jump) -> schema.Jump:
@@ -257,8 +258,17 @@ class ThreadJumps:
                 seen.add(jump.block)
 
         return _compact(program, [
-            _with(block, terminator=_map_jumps(block.terminator, through)) for block in program.blocks
+            _with(block, terminator=_same_way(_map_jumps(block.terminator, through))) for block in program.blocks
         ])
+
+
+def _same_way(terminator: schema.Terminator) -> schema.Terminator:
+    """A branch that goes to the same place with the same values either way is a jump."""
+    if isinstance(terminator, schema.Branch):
+        then, orelse = terminator.then, terminator.orelse
+        if (then.block, then.args) == (orelse.block, orelse.args):
+            return _with(then, source=terminator.source)
+    return terminator
 
 
 @dataclass(frozen=True)
