@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import inspect
 import os
+import re
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from elastic_compile.bundle.provenance import collect
 from elastic_compile.capture.build import build
 from elastic_compile.capture.explore import EntryInput, explore
 from elastic_compile.capture.signature import normalise, shapes
-from elastic_compile.errors import ExampleError, TrainingModeError
+from elastic_compile.errors import BackendError, ExampleError, TrainingModeError
 from elastic_compile.inspect import render_text
 from elastic_compile.passes import STANDARD, run
 from elastic_compile.passes.simplify import rename, rename_tree
@@ -112,7 +113,10 @@ def compile(
             )
             for i, graph in enumerate(program.graphs)
         ]
-        compiled = engine.compile(sources, lambda done, total, region: report("compile", done, total))
+        try:
+            compiled = engine.compile(sources, lambda done, total, region: report("compile", done, total))
+        except BackendError as error:
+            raise located(error, program) from error.__cause__
         stages.regions(program, compiled)
         made = assemble(program, backend, compiled)
         with exploration.preserved():
@@ -126,6 +130,18 @@ def compile(
         report("verify", 0, None)
         return verify_compiled(result, native=engine.native, host_ops={
             name: one.function for name, one in exploration.tracer.host_functions.items()})
+
+
+def located(error: BackendError, program: Program) -> BackendError:
+    """A backend's refusal with the user's line: that of the operation it names, else the first of its region."""
+    region = re.search(r"region_(\d+)", error.message)
+    if region and not error.file:
+        ops = program.graphs[int(region[1])].ops
+        named = next((op for op in ops if str(op.target) in error.message), ops[0] if ops else None)
+        if named is not None and named.source >= 0:
+            place = program.sources[named.source]
+            error.file, error.line, error.source, error.width = place.file, place.line, place.text, len(place.text)
+    return error
 
 
 @dataclass(frozen=True)

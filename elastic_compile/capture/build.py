@@ -31,6 +31,7 @@ from elastic_compile.capture.tracer import (
     Segment,
     SymRef,
 )
+from elastic_compile.errors import Refusal
 from elastic_compile.program.ir import Graph, Op, Program, Symbol, Use, Weight, verify
 from elastic_runtime import schema
 
@@ -247,7 +248,14 @@ class BlockEmitter:
 
     def expression(self, expr: Any, kind: str, source: int, output: int | None = None) -> int:
         """Steps that compute a symbolic expression; the value that holds it."""
-        return steps_for(expr, kind, self.scalar_of, self.builder.new_value, self.steps, source, output)
+        try:
+            return steps_for(expr, kind, self.scalar_of, self.builder.new_value, self.steps, source, output)
+        except Refusal as error:
+            if source >= 0:
+                place = list(self.builder.sources)[source]
+                error.file, error.line, error.source, error.width = (
+                    place.file, place.line, place.text, len(place.text))
+            raise
 
     def scalar_of(self, symbol: sympy.Symbol) -> int:
         """The host scalar value of a symbol."""
