@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import typer
 
-from elastic_compile.cli import benching, compiling, doctor, inspecting, running, verifying
+from elastic_compile.cli import benching, compiling, doctor, explaining, inspecting, running, verifying
 
 app = typer.Typer(
     help="Compile PyTorch networks whose Python branches on their inputs; look at, check, time and run the result.",
@@ -17,3 +17,4 @@ app.command("verify")(verifying.verify_bundle)
 app.command("bench")(benching.bench_bundle)
 app.command("run")(running.run_bundle)
 app.command("doctor")(doctor.diagnose)
+app.command("explain")(explaining.explain)
