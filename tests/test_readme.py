@@ -30,7 +30,7 @@ def test_the_commands_exist():
         [sys.executable, "-c", "from elastic_compile.cli import main; main()", "--help"],
         capture_output=True, text=True, timeout=60).stdout
     named = re.findall(r"^elastic-compile (\w+)", blocks("text")[1], re.M)
-    assert len(named) == 6 and all(name in help_text for name in named)
+    assert len(named) == 7 and all(name in help_text for name in named)
 
 
 def test_the_map_names_what_is_there():
