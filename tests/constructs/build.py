@@ -56,7 +56,7 @@ def compile_case(case: Case, **options: Any) -> Built:
     compiled = ec.compile(target, calls, backend="onnxruntime")
     path = Path(_directory.name) / f"{case.name}{len(list(Path(_directory.name).iterdir()))}.elastic"
     compiled.save(path)
-    return Built(case, compiled, er.load(path), tuple(oracle.arguments(*case.make(**options))))
+    return Built(case, compiled, er.load(path, host_ops=case.host_ops), tuple(oracle.arguments(*case.make(**options))))
 
 
 def forced(built: Built, program: schema.Program | None = None, model: er.Model | None = None) -> oracle.Oracle:
@@ -106,7 +106,7 @@ def _random(generator: torch.Generator, given: list[Any], scale: float) -> Any:
         drawn = torch.rand((), generator=generator).item()
         return low + (high - low) * drawn if isinstance(first, float) else low + round((high - low) * drawn)
     if first.dtype.is_floating_point:
-        if all(0 <= float(one.min()) and float(one.max()) < 1 for one in given):
+        if all(float(one.min()) >= 0 and float(one.max()) < 1 for one in given):
             return torch.rand(first.shape, generator=generator, dtype=first.dtype)
         return torch.randn(first.shape, generator=generator, dtype=first.dtype) * scale
     stacked = torch.stack(given).to(torch.int64)

@@ -9,6 +9,7 @@ condition on numbers that was decided before is decided the same way again, sinc
 from __future__ import annotations
 
 import functools
+import inspect
 import operator
 import types
 from collections.abc import Callable, Sequence
@@ -19,11 +20,16 @@ import torch
 import torch.utils._pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from elastic_compile.hostop import HostFunction
 from elastic_compile.rewrite import Hooks, NotRewritable, Site, rewrite
 from tests.constructs.compare import Raised, array, plain
 
 aten = torch.ops.aten
 MAX_TESTS = 400
+NATIVE = (types.FunctionType, types.BuiltinFunctionType)
+LIBRARIES = ("torch", "numpy", "functools", "contextlib", "collections", "typing", "copy", "enum", "logging")
+#: Library code that only passes control on to the user's functions.
+PASSING_ON = ("torch.nn.modules.container", "torch.utils._contextlib")
 
 
 class TooLong(BaseException):
@@ -32,9 +38,12 @@ class TooLong(BaseException):
 
 @dataclass(frozen=True)
 class Test:
-    """One truth test of a run. `kind`: "free" (data decides: may be forced), "known" (a condition decided before),
-    "fixed" (no data, or decided inside a library function), "step" (whether a `for` loop goes on), "choice" (an item of
-    a Python container by a number that data decided: `taken` is the number)."""
+    """One truth test of a run.
+
+    `kind`: "free" (data decides: may be forced), "known" (a condition decided before), "fixed" (a tensor that only
+    weights decide), "static" (a value of Python's), "step" (whether a `for` loop goes on), "choice" (an item of a
+    Python container by a number that data decided: `taken` is the number).
+    """
 
     __test__ = False
 
@@ -55,12 +64,16 @@ class Run:
     error: Exception | None = None
 
 
-def run_forced(target: Any, args: Sequence[Any], kwargs: dict[str, Any], outcomes: Sequence[bool] = ()) -> Run | None:
+def run_forced(
+    target: Any, args: Sequence[Any], kwargs: dict[str, Any], outcomes: Sequence[bool] = (),
+    branches: frozenset[tuple[str, int]] = frozenset(),
+) -> Run | None:
     """Run `target(*args, **kwargs)`; tensors and `data_number`s among the arguments are data.
 
+    `branches`: the lines at which comparisons of numbers inside Python's own functions (`max(a, b)`) may be forced.
     None when the path does not end within `MAX_TESTS` tests.
     """
-    hooks = Forced(outcomes)
+    hooks = Forced(outcomes, branches)
     plain((tuple(args), kwargs), hooks.follow)
     error = None
     try:
@@ -136,7 +149,9 @@ def _key(value: Any) -> Any:
 
 
 def _bare(value: Any) -> Any:
-    return (float(value) if isinstance(value, float) else int(value)) if isinstance(value, (DataInt, DataFloat)) else value
+    if isinstance(value, (DataInt, DataFloat)):
+        return float(value) if isinstance(value, float) else int(value)
+    return value
 
 
 def _arithmetic(name: str, reflected: bool) -> Callable[[Any, Any], Any]:
@@ -187,8 +202,10 @@ for _kind in (DataInt, DataFloat):
 class Forced(Hooks):
     """Hooks that run the program as it is, following data and forcing what it decides."""
 
-    def __init__(self, outcomes: Sequence[bool]) -> None:
+    def __init__(self, outcomes: Sequence[bool], branches: frozenset[tuple[str, int]]) -> None:
         self.outcomes = list(outcomes)
+        self.branches = branches
+        self.inside = 0
         self.tests: list[Test] = []
         self.used = 0
         self.known: dict[Any, bool] = {}
@@ -210,6 +227,10 @@ class Forced(Hooks):
 
     def decide(self, natural: bool, key: Any = None) -> bool:
         """Which way a test goes that data decides."""
+        if self.inside and key is not None and key[1][0] != "tensor" and (
+            self.place is None or (self.place.file, self.place.line) not in self.branches
+        ):
+            return self.record(natural, natural, "static")
         negated = key is not None and key[0] == "not"
         if key is not None and key[1] in self.known:
             return self.record(natural, self.known[key[1]] != negated, "known")
@@ -221,6 +242,13 @@ class Forced(Hooks):
 
     def truth(self, site: Any, value: Any) -> bool:
         self.place = site
+        inside, self.inside = self.inside, 0
+        try:
+            return self.truth_of(value)
+        finally:
+            self.inside = inside
+
+    def truth_of(self, value: Any) -> bool:
         if isinstance(value, Data):
             return bool(value)
         if isinstance(value, torch.Tensor) and value.numel() == 1:
@@ -231,7 +259,7 @@ class Forced(Hooks):
         before = len(self.tests)
         outcome = bool(value)
         if isinstance(value, bool) or len(self.tests) == before:
-            self.record(outcome, outcome, "fixed")
+            self.record(outcome, outcome, "static")
         return outcome
 
     def tensor_truth(self, tensor: torch.Tensor, natural: bool) -> bool:
@@ -264,17 +292,26 @@ class Forced(Hooks):
                 args, kwargs, fn = (*fn.args, *args), {**fn.keywords, **kwargs}, fn.func
             elif isinstance(fn, types.MethodType):
                 args, fn = (fn.__self__, *args), fn.__func__
+            elif isinstance(fn, HostFunction):
+                return self.host(fn, args)
             elif isinstance(fn, torch.nn.Module) and type(fn).__call__ is torch.nn.Module.__call__:
                 return self.module(site, fn, args, kwargs)
-            elif not isinstance(fn, (type, types.FunctionType, types.BuiltinFunctionType)) and isinstance(
-                getattr(type(fn), "__call__", None), types.FunctionType
-            ):
-                args, fn = (fn, *args), type(fn).__call__
             else:
-                break
+                called = inspect.getattr_static(type(fn), "__call__", None)
+                if isinstance(fn, (type, *NATIVE)) or not isinstance(called, types.FunctionType):
+                    break
+                args, fn = (fn, *args), called
         if isinstance(fn, types.FunctionType):
             return self.rewritten(fn)(*args, **kwargs)
         return self.native(site, fn, args, kwargs)
+
+    def host(self, fn: HostFunction, args: Any) -> Any:
+        """A function of the application: what it gives depends on data when what it gets does."""
+        result = fn(*args)
+        if any(map(self.depends, args)):
+            for tensor in _leaves(result):
+                self.mark(tensor)
+        return result
 
     def module(self, site: Any, module: torch.nn.Module, args: Any, kwargs: Any) -> Any:
         for number, hook in list(module._forward_pre_hooks.items()):
@@ -295,9 +332,8 @@ class Forced(Hooks):
         package = (fn.__module__ or "").partition(".")[0]
         if fn.__code__ in self.codes:
             return fn
-        if package in ("torch", "numpy", "functools", "contextlib", "collections", "typing", "copy", "enum"):
-            if fn.__module__ not in ("torch.nn.modules.container", "torch.utils._contextlib"):
-                return fn
+        if package in LIBRARIES and fn.__module__ not in PASSING_ON:
+            return fn
         if id(fn) not in self.bound:
             self.kept.append(fn)
             try:
@@ -317,14 +353,18 @@ class Forced(Hooks):
         if fn in (int, float, bool) and len(args) == 1:
             return self.converted(site, fn, args[0])
         leaves = [leaf for leaf in _leaves((args, kwargs)) if isinstance(leaf, Data)]
-        if leaves and (fn in (abs, min, max, round, pow) or getattr(fn, "__module__", "") == "math"):
+        if leaves and (fn in (abs, round, pow) or getattr(fn, "__module__", "") == "math"):
             bare = pytree.tree_map(_bare, (args, kwargs))
             result = fn(*bare[0], **bare[1])
             if isinstance(result, (int, float)) and not isinstance(result, bool):
                 keys = tuple(map(_key, _leaves((args, kwargs))))
                 return data_number(result, (fn.__name__, keys), self)
             return result
-        result = fn(*args, **kwargs)
+        self.inside += 1
+        try:
+            result = fn(*args, **kwargs)
+        finally:
+            self.inside -= 1
         if leaves:
             for tensor in _leaves(result):
                 if isinstance(tensor, torch.Tensor):

@@ -10,6 +10,7 @@ counts on the host, a size that PyTorch itself asks for) follows its own conditi
 """
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,13 +19,15 @@ import numpy as np
 import torch
 
 import elastic_runtime as er
+from elastic_compile.program.ir import jumps
 from elastic_runtime import schema
 from tests.constructs.compare import Raised, difference
-from tests.constructs.eager_forced import Run, Test, data_number, run_forced
+from tests.constructs.eager_forced import Run, data_number, run_forced
 
 Edge = tuple[int, int]
 MAX_BLOCKS = 4000
-LIKELY = {"free": 0, "known": 0, "fixed": 1}
+LONGEST = 200
+LONG_FORCE = 40
 
 
 class Disagreement(AssertionError):
@@ -99,9 +102,10 @@ class Oracle:
     weights: Mapping[str, np.ndarray]
     sequence: bool = False
 
-    def check(self, calls: Sequence[Arguments], limit: int = 40) -> Report:
+    def check(self, calls: Sequence[Arguments], limit: int = 40, guesses: int = 8) -> Report:
         """Compare along the natural path of every call, then along forced ones until every branch that data decides
-        has gone both ways or `limit` forced paths are done. Raises `Disagreement`."""
+        has gone both ways or `limit` forced paths are done, then along `guesses` lists of outcomes: always
+        true, always false, random. Raises `Disagreement`."""
         report = Report()
         sessions = [tuple(calls)] if self.sequence else [(call,) for call in calls]
         queue: list[tuple[tuple[Arguments, ...], int, tuple[bool, ...], Edge | None]] = [
@@ -112,17 +116,29 @@ class Oracle:
             if wanted is not None and (wanted in report.edges or forced >= limit):
                 continue
             forced += wanted is not None
-            for number, (run, walk) in enumerate(self.runs(session, at, outcomes)):
-                if run is None:
-                    report.skipped += 1
-                    break
-                report.paths += 1
-                report.edges.update(walk.edges)
-                if number >= at:
-                    fixed = outcomes if number == at else ()
-                    for choice, edge in self.others(run, walk, fixed, report):
-                        queue.append((session, number, choice, edge))
+            queue.extend((session, *more) for more in self.compare(session, at, outcomes, report))
+        drawn = random.Random(0)
+        for i in range(guesses):
+            session = sessions[i % len(sessions)]
+            outcomes = (i == 0,) * LONG_FORCE if i < 2 else tuple(drawn.random() < 0.5 for _ in range(8))
+            self.compare(session, drawn.randrange(len(session)), outcomes, report)
         return report
+
+    def compare(
+        self, session: Sequence[Arguments], at: int, outcomes: tuple[bool, ...], report: Report
+    ) -> list[tuple[int, tuple[bool, ...], Edge]]:
+        """Compare a session, its call number `at` forced; what to force next, and for which edge."""
+        found = []
+        for number, (run, walk) in enumerate(self.runs(session, at, outcomes)):
+            if run is None:
+                report.skipped += 1
+                break
+            report.paths += 1
+            report.edges.update(walk.edges)
+            if number >= at:
+                fixed = outcomes if number == at else ()
+                found += [(number, *other) for other in self.others(run, walk, fixed, report)]
+        return found
 
     def others(
         self, run: Run, walk: Walk, fixed: tuple[bool, ...], report: Report
@@ -148,15 +164,48 @@ class Oracle:
         state = self.first_state()
         for number, call in enumerate(session):
             args, kwargs = call.eager()
-            run = run_forced(target, args, kwargs, outcomes if number == at else ())
+            run = run_forced(target, args, kwargs, outcomes if number == at else (), self.branches())
             if run is None:
                 yield None, None
                 return
-            walk = self.align(call, run, state)
+            try:
+                walk = self.align(call, run, state)
+            except Disagreement:
+                without = self.without_effect(session, at, run) if number == at else frozenset()
+                if not without:
+                    raise
+                walk = self.align(call, run, state, without)
             yield run, walk
             if walk.state is None:
                 return
             state = walk.state
+
+    def without_effect(self, session: Sequence[Arguments], at: int, run: Run) -> frozenset[int]:
+        """The forced tests whose outcome changes nothing: a compiler may drop their branches."""
+        places = [i for i, test in enumerate(run.tests) if test.kind == "free"]
+        taken = [bool(run.tests[i].taken) for i in places]
+        found = []
+        for k, i in enumerate(places):
+            if run.tests[i].taken != run.tests[i].natural:
+                other = self.last_run(session[: at + 1], (*taken[:k], not taken[k], *taken[k + 1:]))
+                if other is not None and same_effect(other, run):
+                    found.append(i)
+        return frozenset(found)
+
+    def last_run(self, session: Sequence[Arguments], outcomes: tuple[bool, ...]) -> Run | None:
+        """The eager run of a session's last call with forced outcomes."""
+        target = self.make()[0]
+        run = None
+        for number, call in enumerate(session):
+            args, kwargs = call.eager()
+            last = number == len(session) - 1
+            run = run_forced(target, args, kwargs, outcomes if last else (), self.branches())
+        return run
+
+    def branches(self) -> frozenset[tuple[str, int]]:
+        """The lines of the user's program that branch in the compiled one."""
+        places = {block.terminator.source for block in self.program.blocks} - {-1}
+        return frozenset((self.program.sources[i].file, self.program.sources[i].line) for i in places)
 
     def first_state(self) -> State:
         kinds = self.program.modes[0].state
@@ -164,11 +213,13 @@ class Oracle:
             self.weights[name].item() if isinstance(kind, schema.ScalarType) else self.weights[name]
             for name, kind in zip(self.program.initial, kinds)))
 
-    def align(self, call: Arguments, run: Run, state: State) -> Walk:
+    def align(
+        self, call: Arguments, run: Run, state: State, without_effect: frozenset[int] = frozenset()
+    ) -> Walk:
         """Run the compiled blocks along the path of `run`. Raises Disagreement when no alignment gives its result."""
-        search = Search(self.program, self.model, run)
+        search = Search(self.program, self.model, run, without_effect)
         entry = self.program.entries[self.program.modes[state.mode].entries[call.entry]]
-        for walk in search.walks(entry.block, (*call.flat(), *state.values), 0, (), {}):
+        for walk in search.walks(entry.block, (*call.flat(), *state.values)):
             wrong = "" if walk.failed and run.error is not None else difference(walk.result, run.result)
             if not wrong:
                 return walk
@@ -177,10 +228,49 @@ class Oracle:
         raise Disagreement(f"{search.complaint}\nalong the tests {path}")
 
 
+@dataclass(frozen=True)
+class Stand:
+    """Where a search stands: about to run `block`, tests before `position` used or passed, `length` blocks done.
+    `before` is the stand that it came from, by jump number `side` and by matching test `test` (or none)."""
+
+    block: int
+    args: tuple[Any, ...]
+    position: int
+    before: Stand | None
+    length: int
+    side: int = 0
+    test: int | None = None
+
+    def next(self, jump: schema.Jump, side: int, test: int | None, args: tuple[Any, ...]) -> Stand:
+        position = self.position if test is None else test + 1
+        return Stand(jump.block, args, position, self, self.length + 1, side, test)
+
+    def walk(self, result: Any, state: State | None = None, failed: bool = False) -> Walk:
+        """The finished walk that ends here."""
+        edges: list[Edge] = []
+        used: dict[int, int] = {}
+        stand = self
+        while stand.before is not None:
+            edges.append((stand.before.block, stand.side))
+            if stand.test is not None:
+                used[stand.test] = stand.before.block
+            stand = stand.before
+        return Walk(result, tuple(reversed(edges)), used, state, failed)
+
+
+def same_effect(a: Run, b: Run) -> bool:
+    """Whether two runs give the same and asked data equally often."""
+    asked = [sum(test.kind == "free" for test in run.tests) for run in (a, b)]
+    return asked[0] == asked[1] and not difference(a.result, b.result)
+
+
 class Search:
     """Depth-first over the ways to match branches with tests; the first way is nearly always the right one."""
 
-    def __init__(self, program: schema.Program, model: er.Model, run: Run) -> None:
+    def __init__(
+        self, program: schema.Program, model: er.Model, run: Run, without_effect: frozenset[int]
+    ) -> None:
+        self.without_effect = without_effect
         self.program = program
         self.model = model
         self.tests = run.tests
@@ -193,68 +283,69 @@ class Search:
             self.complaint = text
         self.complaints += 1
 
-    def walks(
-        self, block: int, args: tuple[Any, ...], position: int, edges: tuple[Edge, ...], used: dict[int, int]
-    ) -> Iterator[Walk]:
-        """Every way to go on from `block` with the tests from `position` on."""
-        while self.budget > 0:
+    def optional(self, i: int) -> bool:
+        """Whether the compiled program may do without a branch for test `i`."""
+        test = self.tests[i]
+        return test.kind != "free" or test.taken == test.natural or i in self.without_effect
+
+    def walks(self, block: int, args: tuple[Any, ...]) -> Iterator[Walk]:
+        """Every way to match the branches from `block` on with the tests."""
+        stack = [Stand(block, args, 0, None, 0)]
+        longest = LONGEST + 4 * len(self.tests)
+        while stack and self.budget > 0:
             self.budget -= 1
+            here = stack.pop()
+            if here.length > longest:
+                self.complain(f"the compiled program runs on for {here.length} blocks")
+                continue
+            end = self.program.blocks[here.block].terminator
             try:
-                ran = self.model.run_block(block, args)
+                ran = self.model.run_block(here.block, here.args)
             except er.ElasticRuntimeError as error:
-                if all(map(_optional, self.tests[position:])):
-                    yield Walk(Raised(f"{type(error).__name__}: {error}"), edges, used, failed=True)
-                return
-            end = self.program.blocks[block].terminator
+                if all(map(self.optional, range(here.position, len(self.tests)))):
+                    yield here.walk(Raised(f"{type(error).__name__}: {error}"), failed=True)
+                continue
             if isinstance(end, (schema.Return, schema.Raise)):
-                if all(map(_optional, self.tests[position:])):
+                if all(map(self.optional, range(here.position, len(self.tests)))):
                     result = ran.result if ran.raised is None else Raised(ran.raised[0])
-                    yield Walk(result, edges, used, State(end.mode, tuple(ran.args)))
+                    yield here.walk(result, State(end.mode, tuple(ran.args)))
                 else:
                     self.complain("the compiled program ends before a test that was forced")
-                return
-            if not isinstance(end, schema.Branch):
-                number = 0
-                if isinstance(end, schema.Switch):
-                    targets = [(jump.block, jump.args) for _, jump in end.cases]
-                    chosen = int(np.asarray(ran.values[end.index]).item())
-                    keys = [key for key, _ in end.cases]
-                    number = keys.index(chosen) if chosen in keys else len(targets)
-                edges = (*edges, (block, number))
-                block, args = ran.next, ran.args
                 continue
-            natural = bool(np.asarray(ran.values[end.cond]).item())
-            for index, goes in self.matches(end, natural, position):
-                jump = end.then if goes else end.orelse
-                after = position if index is None else index + 1
-                matched = used if index is None else {**used, index: block}
-                yield from self.walks(
-                    jump.block, tuple(ran.values[value] for value in jump.args), after,
-                    (*edges, (block, 0 if goes else 1)), matched,
-                )
-            return
+            targets = jumps(end)
+            if isinstance(end, schema.Branch):
+                natural = bool(np.asarray(ran.values[end.cond]).item())
+                ways = [(index, 0 if goes else 1) for index, goes in self.matches(end, natural, here.position)]
+            elif isinstance(end, schema.Switch):
+                chosen = int(np.asarray(ran.values[end.index]).item())
+                keys = [key for key, _ in end.cases]
+                ways = [(None, keys.index(chosen) if chosen in keys else len(keys))]
+            else:
+                ways = [(None, 0)]
+            stack.extend(
+                here.next(targets[side], side, index, tuple(ran.values[value] for value in targets[side].args))
+                for index, side in reversed(ways))
 
     def matches(self, branch: schema.Branch, natural: bool, position: int) -> Iterator[tuple[int | None, bool]]:
-        """(test, outcome) that the branch may stand for, likeliest first; test None: it follows its condition."""
+        """(test, outcome) that the branch may stand for, likeliest first; test None: it stands for none, and follows
+        its condition, which is a number that the host computes."""
         source = self.program.sources[branch.source] if branch.source >= 0 else None
         place = (source.file, source.line) if source is not None else None
         counted = isinstance(self.program.values[branch.cond], schema.ScalarType)
-        candidates: list[tuple[bool, int, int]] = []
+        candidates: list[tuple[bool, bool, int]] = []
         for i in range(position, len(self.tests)):
             test = self.tests[i]
-            if (test.kind == "step" and counted) or (test.kind in LIKELY and test.natural == natural):
-                candidates.append(((test.file, test.line) != place, LIKELY.get(test.kind, len(LIKELY)), i))
-            if not _optional(test):
+            alike = test.kind in ("free", "known", "static" if counted else "fixed") and test.natural == natural
+            if alike or (test.kind == "step" and counted):
+                rank = test.kind == "fixed"
+                candidates.append(((test.file, test.line) != place, rank, i))
+            if not self.optional(i):
                 break
         for _, _, i in sorted(candidates):
             test = self.tests[i]
             yield i, (test.taken if test.kind in ("free", "known") else natural)
-        yield None, natural
-
-
-def _optional(test: Test) -> bool:
-    """Whether the compiled program may do without a branch for `test`."""
-    return test.kind != "free" or test.taken == test.natural
+        if counted:
+            yield None, natural
 
 
 def arguments(target: Any, calls: Sequence[Any]) -> list[Arguments]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import functools
 import importlib
 import pkgutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -25,14 +25,13 @@ Made = tuple[Any, list[Any]]
 class Case:
     """A network that decides per input.
 
-    `make()` gives the target of the compilation and its calls; equal weights and calls every time. A factory may offer
-    more calls than there are paths. `paths`: how many
-    different sequences (sets, for a `loop`) of outcomes of truth tests the calls have, structures of arguments counted. `loop`: the program must contain
-    a cycle. `longer`:
+    `make()` gives the target of the compilation and its calls; equal weights and calls every time. A factory may
+    offer more calls than there are paths. `paths`: how many different sequences (sets, for a `loop`) of outcomes of
+    truth tests the calls have, structures of arguments counted. `loop`: the program must contain a cycle. `longer`:
     the same network with a larger bound on its trips, which must give as many blocks. `sequence`: the calls are made
     in order, each from the state that the one before left. `pending`: the code of the refusal that the compiler
     still answers with. `exact`: outputs are reproducible (false for those that draw random numbers themselves).
-    `seed`: of the weights.
+    `seed`: of the weights. `host_ops`: what the application gives the runtime.
     """
 
     name: str
@@ -45,6 +44,7 @@ class Case:
     pending: str = ""
     exact: bool = True
     seed: int = 0
+    host_ops: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
 
     def make(self, **options: Any) -> Made:
         target, calls = self.made(**options)

@@ -97,7 +97,7 @@ class StochasticDepth(nn.Module):
         return x, False
 
 
-@case(paths=1, pending="EC130", exact=False)
+@case(paths=1, exact=False)
 def random_threshold():
     return StochasticDepth(), [(normal(1, 1, 2),)] * 12
 
@@ -114,7 +114,7 @@ class Multinomial(nn.Module):
         return token, x
 
 
-@case(paths=1, pending="EC130", exact=False)
+@case(paths=1, exact=False)
 def multinomial_sampling():
     return Multinomial(), [(normal(1, 1, 2),)] * 12
 
@@ -130,6 +130,30 @@ class BernoulliGate(nn.Module):
         return x * mask + noise * (1 - mask)
 
 
-@case(paths=1, pending="EC130", exact=False)
+@case(paths=1, exact=False)
 def bernoulli_and_normal_noise():
     return BernoulliGate(), [(normal(1, 1, 2),)] * 4
+
+
+class TopKSampling(nn.Module):
+    """Sampling with temperature among the k best tokens until the end token."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(4, 4))
+
+    def forward(self, start):
+        token, tokens = start, []
+        for _ in range(3):
+            logits = self.table[token] / 0.8
+            values, indices = logits.topk(3)
+            token = indices[torch.multinomial(values.softmax(-1), 1)[0]]
+            tokens.append(token)
+            if token == 0:
+                break
+        return torch.stack(tokens)
+
+
+@case(paths=3, exact=False)
+def top_k_sampling():
+    return TopKSampling(), [(torch.tensor(1),)] * 4

@@ -14,7 +14,7 @@ class InPlaceAlias(nn.Module):
     """An in-place operation under a branch, seen through an alias that outlives it."""
 
     def forward(self, x):
-        h = x * 1.0
+        h = x * 1.5
         view = h[0]
         if x.sum() > 0:
             view.add_(10.0)

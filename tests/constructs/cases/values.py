@@ -113,9 +113,9 @@ class HostNumbers(nn.Module):
         return x - n // 2, abs(value)
 
 
-@case(paths=3)
+@case(paths=7)
 def host_min_max_mod():
-    return HostNumbers(), [(torch.full((2,), v),) for v in (0.1, 0.7, 1.2, 3.0, -0.7, -3.0)]
+    return HostNumbers(), [(torch.full((2,), v),) for v in (0.1, 0.7, 1.2, 1.6, 3.0, -0.7, -3.0)]
 
 
 class MathFunctions(nn.Module):
@@ -241,7 +241,7 @@ class TopKComputed(nn.Module):
         return values.sum(), indices
 
 
-@case(paths=1)
+@case(paths=2)
 def topk_with_computed_k():
     return TopKComputed(), [(normal(s, 6), torch.tensor(v)) for s, v in ((1, 0.5), (2, 0.9), (3, 0.0))]
 
