@@ -13,6 +13,7 @@ import copyreg
 import enum
 import operator
 import types
+import weakref
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -334,9 +335,9 @@ class Heap:
             return
         for i, value in enumerate(self.objects):
             original = self.original[i]
-            if any(id(item) in wrappers for item in original):
+            if any(_tensor_id(item) in wrappers for item in original):
                 current = self.saved[i]
-                self.saved[i] = tuple(wrappers.get(id(o), c) for o, c in zip(original, current))
+                self.saved[i] = tuple(_stand_in(o, c, wrappers) for o, c in zip(original, current))
                 if not isinstance(value, tuple):
                     put_back(value, self.saved[i])
 
@@ -381,6 +382,18 @@ class Heap:
         if any(map(len, self.empty)):
             changed = sorted(changed + [i for i in self.empty_numbers if len(self.objects[i])])
         return changed
+
+
+def _tensor_id(item: Any) -> int:
+    """The id of a tensor, or of the tensor that a weak reference (as recurrent layers keep of theirs) points to."""
+    return id(item() if type(item) is weakref.ref else item)
+
+
+def _stand_in(original: Any, current: Any, wrappers: dict[int, torch.Tensor]) -> Any:
+    wrapper = wrappers.get(_tensor_id(original))
+    if wrapper is None:
+        return current
+    return weakref.ref(wrapper) if type(original) is weakref.ref else wrapper
 
 
 def _children(value: Any, label: str) -> list[tuple[Any, str]] | None:

@@ -626,7 +626,9 @@ class Tracer:
         """Record (or replay) `target(*args, **kwargs)`, where tensors are fakes or weights."""
         if self.dead:
             raise PathEnd
-        if torch.Tag.nondeterministic_seeded in target.tags:
+        if target is aten._scaled_dot_product_flash_attention_for_cpu.default:
+            return self.attention(*args, **kwargs)
+        if torch.Tag.nondeterministic_seeded in target.tags and target not in WITHOUT_DROPOUT:
             return self.random(target, args, kwargs)
         if self.replaying:
             event = self.next_known()
@@ -664,6 +666,25 @@ class Tracer:
                 self.fresh.add(output)
         self.record(event)
         return result
+
+    def attention(
+        self, query: Any, key: Any, value: Any, dropout_p: float = 0.0, is_causal: bool = False, *,
+        attn_mask: Any = None, scale: float | None = None,
+    ) -> tuple[Any, Any]:
+        """Attention as PyTorch's CPU kernel does it, recorded as attention; the kernel's second result, which only
+        its backward reads, is given as a stand-in that belongs to no value."""
+        if dropout_p:
+            raise stop("EC130", self.site, operator="attention with dropout")
+        target = aten.scaled_dot_product_attention.default
+
+        def compute(*fakes: Any, **named: Any) -> Any:
+            with self.recording_off():
+                return target(*fakes, **named)
+
+        output = self.operation(
+            target, (query, key, value, attn_mask, 0.0, is_causal), {"scale": scale} if scale else {}, compute)
+        with self.recording_off(), self.fake_mode:
+            return output, torch.empty(tuple(output.shape[:-1]), dtype=torch.float32)
 
     def random(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A random operation, made of draws and deterministic operations."""
@@ -809,6 +830,8 @@ def changed_in_place(tensor: torch.Tensor) -> bool:
     )
 
 
+#: Random only by their dropout, which is off wherever they are recorded.
+WITHOUT_DROPOUT = {aten.scaled_dot_product_attention.default, aten.lstm.input, aten.gru.input}
 FINDS_POSITIONS = {
     aten.argmax.default, aten.argmin.default, aten.topk.default, aten.sort.default, aten.argsort.default,
     aten.nonzero.default, aten.max.dim, aten.min.dim,
