@@ -24,7 +24,7 @@ import numpy as np
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
+from sklearn.gaussian_process.kernels import RBF, ConstantKernel, Kernel, WhiteKernel
 from sklearn.linear_model import LinearRegression, RidgeCV
 from threadpoolctl import ThreadpoolController
 
@@ -131,8 +131,9 @@ def choose(rows: Rows, values: np.ndarray, candidates: Sequence[Recipe], *, posi
     and give it a curve where that lowers the error further.
 
     Leave-one-out up to 20 rows, 10 folds up to 100, else 5. Each fit is repeated with less weight on rows that the
-    rest contradicts (Huber's weights on held-out residuals), as long as that lowers the error. All of it runs on
-    one thread. Raises ValueError with fewer than three rows.
+    rest contradicts (Huber's weights on held-out residuals), as long as that lowers the error. A Gaussian process
+    keeps the kernel that it was tuned to without the first fold. All of it runs on one thread.
+    Raises ValueError with fewer than three rows.
     """
     if len(values) < 3:
         raise ValueError(f"cross-validation needs three rows, given {len(values)}")
@@ -178,8 +179,8 @@ def _tried(recipe: Recipe, rows: Rows, values: np.ndarray, weights: np.ndarray, 
 
 
 def fit(recipe: Recipe, rows: Rows, values: np.ndarray, weights: np.ndarray, *, positive: bool = True,
-        seed: int = 0) -> Model:
-    """Fit one recipe. `weights` [n] in (0, 1]."""
+        seed: int = 0, kernel: Kernel | None = None) -> Model:
+    """Fit one recipe. `weights` [n] in (0, 1]; `kernel`: of the Gaussian process, tuned already."""
     scale = linear = curve = None
     target = values
     if recipe.scale:
@@ -194,7 +195,7 @@ def fit(recipe: Recipe, rows: Rows, values: np.ndarray, weights: np.ndarray, *, 
         linear = RidgeCV(_ALPHAS).fit(rows.encoded, target, sample_weight=layer_weights)
         target = target - linear.predict(rows.encoded)
     if recipe.curve == "gp":
-        curve = _fit_gp(rows.encoded, target, weights)
+        curve = _fit_gp(rows.encoded, target, weights, kernel)
     elif recipe.curve == "trees":
         curve = HistGradientBoostingRegressor(
             max_iter=100, learning_rate=0.07, max_leaf_nodes=8, random_state=seed,
@@ -209,10 +210,13 @@ def _threads() -> ThreadpoolController:
 
 def _cross_fit(recipe: Recipe, rows: Rows, values: np.ndarray, weights: np.ndarray, folds: np.ndarray,
                positive: bool, seed: int) -> _Trial:
-    models, held_out = [], np.empty(len(values))
+    models, held_out, kernel = [], np.empty(len(values)), None
     for fold in range(int(folds.max()) + 1):
         inside, outside = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
-        model = fit(recipe, rows.take(inside), values[inside], weights[inside], positive=positive, seed=seed)
+        model = fit(recipe, rows.take(inside), values[inside], weights[inside], positive=positive, seed=seed,
+                    kernel=kernel)
+        if recipe.curve == "gp":
+            kernel = model.curve.kernel_
         models.append(model)
         held_out[outside] = model.predict(rows.take(outside))
     error = float(np.mean(np.abs(values - held_out) / (values if positive else 1.0)))
@@ -246,11 +250,13 @@ def _fit_scale(rows: Rows, values: np.ndarray, weights: np.ndarray) -> np.ndarra
     return found / typical
 
 
-def _fit_gp(encoded: np.ndarray, target: np.ndarray, weights: np.ndarray) -> GaussianProcessRegressor:
-    kernel = ConstantKernel(0.5, (1e-4, 1e2)) * RBF(4.0, (0.3, 50.0)) + WhiteKernel(0.5, (1e-5, 1e1))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
+def _fit_gp(encoded: np.ndarray, target: np.ndarray, weights: np.ndarray,
+            kernel: Kernel | None) -> GaussianProcessRegressor:
+    if kernel is None:
+        start = ConstantKernel(0.5, (1e-4, 1e2)) * RBF(4.0, (0.3, 50.0)) + WhiteKernel(0.5, (1e-5, 1e1))
         trusted = np.flatnonzero(weights > 0.5)[:_GP_TUNING_ROWS]
-        tuned = GaussianProcessRegressor(kernel, normalize_y=True).fit(encoded[trusted], target[trusted]).kernel_
-    extra = max(0.1, tuned.k2.noise_level) * (1 / np.maximum(weights, 1e-3) - 1)
-    return GaussianProcessRegressor(tuned, alpha=1e-8 + extra, optimizer=None, normalize_y=True).fit(encoded, target)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            kernel = GaussianProcessRegressor(start, normalize_y=True).fit(encoded[trusted], target[trusted]).kernel_
+    extra = max(0.1, kernel.k2.noise_level) * (1 / np.maximum(weights, 1e-3) - 1)
+    return GaussianProcessRegressor(kernel, alpha=1e-8 + extra, optimizer=None, normalize_y=True).fit(encoded, target)

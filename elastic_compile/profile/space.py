@@ -184,6 +184,21 @@ class Space:
                      for decision in self.decisions)
 
     @cached_property
+    def _allowed(self) -> tuple[tuple[int, np.ndarray] | None, ...]:
+        """Per conditional decision the position of its parent, and for each value of that one whether it lets the
+        decision count; the last element is for a value that is not known (-1)."""
+        found: list[tuple[int, np.ndarray] | None] = []
+        for decision in self.decisions:
+            if decision.when is None:
+                found.append(None)
+                continue
+            parent = self._positions[decision.when.name]
+            values = np.zeros(len(self._indices[parent]) + 1, dtype=bool)
+            values[[self._indices[parent][_index(value)] for value in decision.when.values]] = True
+            found.append((parent, values))
+        return tuple(found)
+
+    @cached_property
     def _columns(self) -> tuple[slice, ...]:
         ends = np.cumsum([_width(decision) for decision in self.decisions]).tolist()
         return tuple(slice(end - _width(decision), end)
@@ -292,19 +307,19 @@ class Space:
             out[:, column] = [_position(indices, c[name]) if name in c else -1 for c in configurations]
         return out
 
-    def configuration(self, genes: Sequence[int]) -> dict[str, Value]:
-        """The inverse of `genes` for one row of a discrete space, in canonical form."""
-        active = self.activity(np.asarray(genes)[None])[0]
-        return {d.name: d.values[gene] for d, gene, on in zip(self.decisions, genes, active, strict=True) if on}
+    def configurations(self, genes: np.ndarray) -> list[dict[str, Value]]:
+        """The inverse of `genes` for rows [n, decisions] of a discrete space, in canonical form."""
+        return [
+            {d.name: d.values[gene] for d, gene, on in zip(self.decisions, row, active, strict=True) if on}
+            for row, active in zip(genes.tolist(), self.activity(genes).tolist(), strict=True)]
 
     def activity(self, genes: np.ndarray) -> np.ndarray:
         """`[n, decisions]` bool: which decisions count."""
         out = np.ones(genes.shape, dtype=bool)
-        for column, decision in enumerate(self.decisions):
-            if decision.when is not None:
-                parent = self._positions[decision.when.name]
-                wanted = [self._indices[parent][_index(value)] for value in decision.when.values]
-                out[:, column] = out[:, parent] & np.isin(genes[:, parent], wanted)
+        for column, allowed in enumerate(self._allowed):
+            if allowed is not None:
+                parent, values = allowed
+                out[:, column] = out[:, parent] & values[genes[:, parent]]
         return out
 
     def parts(self, configurations: Sequence[Configuration]) -> np.ndarray:

@@ -79,13 +79,13 @@ def evolve(space: Space, first: np.ndarray, judge: Judge, generations: int,
     return genes[kept], np.concatenate(objectives)[kept], np.concatenate(violations)[kept]
 
 
-def spread_out(objectives: np.ndarray, count: int) -> np.ndarray:
+def spread_out(objectives: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     """Positions of `count` rows: the least dominated, and of equal rank those in the emptiest regions."""
     population = Population.new(X=np.arange(len(objectives))[:, None], F=objectives)
     for individual in population:
         individual.evaluated.update({"F"})
     kept = RankAndCrowding().do(Problem(n_var=1, n_obj=objectives.shape[1]), population,
-                                n_survive=min(count, len(objectives)))
+                                n_survive=min(count, len(objectives)), random_state=rng)
     return kept.get("X")[:, 0].astype(int)
 
 

@@ -23,7 +23,8 @@ Method = Literal["auto", "exhaustive", "nsga2", "guided"]
 _POPULATION = 50
 _INNER_POPULATION = 100
 _INNER_GENERATIONS = 40
-_FRUITLESS = 20
+_FRUITLESS_GENERATIONS = 20
+_FRUITLESS_ROUNDS = 3
 
 
 def search(
@@ -84,7 +85,7 @@ def _nsga2(problem: Problem, evaluator: Evaluator, seed: int, progress: Callable
     first = _random(problem, min(_POPULATION, evaluator.budget), np.random.default_rng(seed))
     evolution = Evolution(problem.space, len(problem.objectives), first, seed)
     fruitless = 0
-    while evaluator.remaining > 0 and fruitless < _FRUITLESS:
+    while evaluator.remaining > 0 and fruitless < _FRUITLESS_GENERATIONS:
         genes = evolution.ask()
         if not len(genes):
             break
@@ -96,7 +97,7 @@ def _nsga2(problem: Problem, evaluator: Evaluator, seed: int, progress: Callable
 
 
 def _judge(problem: Problem, evaluator: Evaluator, genes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    configurations = [problem.space.configuration(row) for row in genes]
+    configurations = problem.space.configurations(genes)
     candidates = evaluator.evaluate(configurations)
     violations = problem.violations(problem.estimates(configurations), len(genes))
     objectives = np.zeros((len(genes), len(problem.objectives)))
@@ -118,13 +119,13 @@ def _guided(problem: Problem, evaluator: Evaluator, seed: int, progress: Callabl
     _first_batch(problem, evaluator, start, rng)
     progress(evaluator.account)
     fruitless = 0
-    while evaluator.remaining > 0 and fruitless < _FRUITLESS:
+    while evaluator.remaining > 0 and fruitless < _FRUITLESS_ROUNDS:
         seen = tuple(evaluator.candidates.values())
         if len(seen) < 3:
             raise SearchError("the limits leave too few subnets to begin with",
                               reason=f"{len(seen)} of {evaluator.account.ruled_out + len(seen)} random subnets keep "
                                      "them by prediction", hint="widen the limits, or give them by='point'")
-        chosen = _proposals(problem, evaluator, max(4, start // 4), rng)
+        chosen = _proposals(problem, evaluator, max(4, len(seen) // 8), rng)
         before = evaluator.remaining
         evaluator.evaluate(chosen)
         fruitless = fruitless + 1 if evaluator.remaining == before else 0
@@ -133,7 +134,7 @@ def _guided(problem: Problem, evaluator: Evaluator, seed: int, progress: Callabl
 
 def _first_batch(problem: Problem, evaluator: Evaluator, count: int, rng: np.random.Generator) -> None:
     """Random subnets that keep the limits by prediction; where these are rare, those bred to keep them."""
-    for _ in range(_FRUITLESS):
+    for _ in range(_FRUITLESS_GENERATIONS):
         missing = min(count - len(evaluator.candidates), evaluator.remaining)
         if missing <= 0:
             return
@@ -144,11 +145,11 @@ def _first_batch(problem: Problem, evaluator: Evaluator, count: int, rng: np.ran
         problem.space, _random(problem, _INNER_POPULATION, rng),
         lambda rows: _cheap(problem, rows), _INNER_GENERATIONS, int(rng.integers(1 << 31)))
     kept = genes[violations <= 0][-(count - len(evaluator.candidates)):]
-    evaluator.evaluate([problem.space.configuration(row) for row in kept])
+    evaluator.evaluate(problem.space.configurations(kept))
 
 
 def _cheap(problem: Problem, genes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    estimates = problem.estimates([problem.space.configuration(row) for row in genes])
+    estimates = problem.estimates(problem.space.configurations(genes))
     values = [estimate.value for estimate in estimates.values()]
     return np.stack(values or [np.zeros(len(genes))], axis=1), problem.violations(estimates, len(genes))
 
@@ -162,7 +163,7 @@ def _proposals(problem: Problem, evaluator: Evaluator, count: int, rng: np.rando
         seed=int(rng.integers(1 << 31))).model for name in problem.measured}
 
     def judge(genes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        estimates = problem.estimates([space.configuration(row) for row in genes])
+        estimates = problem.estimates(space.configurations(genes))
         rows = _rows(problem, genes)
         values = {name: model.predict(rows) for name, model in models.items()}
         violations = problem.violations(estimates, len(genes))
@@ -182,7 +183,7 @@ def _proposals(problem: Problem, evaluator: Evaluator, count: int, rng: np.rando
     if not new.any():
         return space.sample(count, rng)
     genes, objectives = genes[new], objectives[new]
-    return [space.configuration(row) for row in genes[spread_out(objectives, count)]]
+    return space.configurations(genes[spread_out(objectives, count, rng)])
 
 
 def _rows(problem: Problem, genes: np.ndarray) -> regression.Rows:

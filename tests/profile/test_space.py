@@ -37,7 +37,7 @@ def test_genes_are_another_spelling():
     rng = np.random.default_rng(0)
     drawn = STAGE.sample(40, rng)
     genes = STAGE.genes(drawn)
-    assert [STAGE.configuration(row) for row in genes] == drawn
+    assert STAGE.configurations(genes) == drawn
     assert (STAGE.encode_genes(genes) == STAGE.encode(drawn)).all()
     assert STAGE.parts([{"depth": 1, "k1": 3}, {"depth": 3, "k1": 3, "k2": 3, "k3": 3}]).tolist() == [0, 2]
 
