@@ -258,7 +258,8 @@ def _build(imported: Sequence[_Imported], target: dict[str, object] | None) -> t
     chosen = tvm.target.Target(target or host_target())
     try:
         module = _merge(imported)
-        lowered = pipeline(chosen)(module)
+        with chosen:
+            lowered = pipeline(chosen)(module)
         ops = {region.source.name: _calls(lowered[region.source.name]) for region in imported}
         executable = relax.build(lowered, chosen, relax_pipeline=None, exec_mode="compiled")
         return _link(executable), ops
@@ -281,7 +282,8 @@ def _whose(imported: Sequence[_Imported], target: dict[str, object] | None, erro
 def host_target() -> dict[str, object]:
     from tvm.target import codegen
 
-    return {"kind": "llvm", "mcpu": codegen.llvm_get_system_cpu()}
+    return {"kind": "llvm", "mcpu": codegen.llvm_get_system_cpu(),
+            "fast-math-reassoc": True, "fast-math-contract": True}
 
 
 def _merge(imported: Sequence[_Imported]):

@@ -272,7 +272,34 @@ CONVERTERS: dict[str, Callable] = {
 
 
 # ---------------------------------------------------------------------------------------- limits
-SUPPORTED: frozenset[str] = frozenset(["_adaptive_avg_pool2d.default", "_assert_tensor_metadata.default", "_local_scalar_dense.default", "_log_softmax.default", "_native_batch_norm_legit.no_stats", "_softmax.default", "_to_copy.default", "abs.default", "acos.default", "add.Scalar", "add.Tensor", "addmm.default", "alias.default", "amax.default", "amin.default", "arange.start_step", "argmax.default", "argmin.default", "asin.default", "asinh.default", "atan.default", "atan2.default", "atanh.default", "avg_pool2d.default", "avg_pool3d.default", "bitwise_and.Scalar", "bitwise_and.Tensor", "bitwise_not.default", "bitwise_or.Tensor", "bitwise_xor.Scalar", "bitwise_xor.Tensor", "bmm.default", "bucketize.Tensor", "cat.default", "ceil.default", "clamp.Tensor", "clamp.default", "clone.default", "constant_pad_nd.default", "convolution.default", "copy.default", "cos.default", "cosh.default", "cumsum.default", "diagonal.default", "div.Tensor", "div.Tensor_mode", "empty.memory_format", "eq.Scalar", "eq.Tensor", "erf.default", "exp.default", "expand.default", "expm1.default", "flip.default", "floor.default", "floor_divide.default", "fmod.Scalar", "fmod.Tensor", "full.default", "full_like.default", "gather.default", "ge.Scalar", "ge.Tensor", "gelu.default", "gt.Scalar", "gt.Tensor", "hardtanh.default", "index_select.default", "isnan.default", "le.Scalar", "le.Tensor", "leaky_relu.default", "linalg_vector_norm.default", "linear.default", "log.default", "log10.default", "log1p.default", "log2.default", "logical_and.default", "logical_not.default", "logical_or.default", "logical_xor.default", "lt.Scalar", "lt.Tensor", "max.default", "max_pool2d_with_indices.default", "max_pool3d_with_indices.default", "maximum.default", "mean.default", "mean.dim", "min.default", "minimum.default", "mm.default", "mul.Scalar", "mul.Tensor", "native_group_norm.default", "native_layer_norm.default", "ne.Scalar", "ne.Tensor", "neg.default", "permute.default", "pow.Scalar", "pow.Tensor_Scalar", "pow.Tensor_Tensor", "reciprocal.default", "relu.default", "remainder.Tensor", "repeat.default", "round.decimals", "round.default", "rsqrt.default", "scalar_tensor.default", "select.int", "sigmoid.default", "sign.default", "sin.default", "sinh.default", "slice.Tensor", "slice_scatter.default", "sort.default", "split_with_sizes.default", "sqrt.default", "squeeze.dims", "sub.Tensor", "sum.dim_IntList", "sym_size.int", "tan.default", "tanh.default", "topk.default", "trunc.default", "unsqueeze.default", "view.default", "where.self"])
+SUPPORTED: frozenset[str] = frozenset({
+    "_adaptive_avg_pool2d.default", "_assert_tensor_metadata.default", "_local_scalar_dense.default",
+    "_log_softmax.default", "_native_batch_norm_legit.no_stats", "_softmax.default", "_to_copy.default",
+    "abs.default", "acos.default", "add.Scalar", "add.Tensor", "addmm.default", "alias.default",
+    "amax.default", "amin.default", "arange.start_step", "argmax.default", "argmin.default",
+    "asin.default", "asinh.default", "atan.default", "atan2.default", "atanh.default",
+    "avg_pool2d.default", "avg_pool3d.default", "bitwise_and.Scalar", "bitwise_and.Tensor",
+    "bitwise_not.default", "bitwise_or.Tensor", "bitwise_xor.Scalar", "bitwise_xor.Tensor", "bmm.default",
+    "bucketize.Tensor", "cat.default", "ceil.default", "clamp.Tensor", "clamp.default", "clone.default",
+    "constant_pad_nd.default", "convolution.default", "copy.default", "cos.default", "cosh.default",
+    "cumsum.default", "diagonal.default", "div.Tensor", "div.Tensor_mode", "empty.memory_format",
+    "eq.Scalar", "eq.Tensor", "erf.default", "exp.default", "expand.default", "expm1.default",
+    "flip.default", "floor.default", "floor_divide.default", "fmod.Scalar", "fmod.Tensor", "full.default",
+    "full_like.default", "gather.default", "ge.Scalar", "ge.Tensor", "gelu.default", "gt.Scalar",
+    "gt.Tensor", "hardtanh.default", "index_select.default", "isnan.default", "le.Scalar", "le.Tensor",
+    "leaky_relu.default", "linalg_vector_norm.default", "linear.default", "log.default", "log10.default",
+    "log1p.default", "log2.default", "logical_and.default", "logical_not.default", "logical_or.default",
+    "logical_xor.default", "lt.Scalar", "lt.Tensor", "max.default", "max_pool2d_with_indices.default",
+    "max_pool3d_with_indices.default", "maximum.default", "mean.default", "mean.dim", "min.default",
+    "minimum.default", "mm.default", "mul.Scalar", "mul.Tensor", "native_group_norm.default",
+    "native_layer_norm.default", "ne.Scalar", "ne.Tensor", "neg.default", "permute.default", "pow.Scalar",
+    "pow.Tensor_Scalar", "pow.Tensor_Tensor", "reciprocal.default", "relu.default", "remainder.Tensor",
+    "repeat.default", "round.decimals", "round.default", "rsqrt.default", "scalar_tensor.default",
+    "select.int", "sigmoid.default", "sign.default", "sin.default", "sinh.default", "slice.Tensor",
+    "slice_scatter.default", "sort.default", "split_with_sizes.default", "sqrt.default", "squeeze.dims",
+    "sub.Tensor", "sum.dim_IntList", "sym_size.int", "tan.default", "tanh.default", "topk.default",
+    "trunc.default", "unsqueeze.default", "view.default", "where.self",
+})
 
 _SYMBOLIC = frozenset({operator.getitem, operator.add, operator.sub, operator.mul, operator.floordiv})
 

@@ -1,5 +1,268 @@
-from tvm import relax
+"""How regions become machine code with TVM: the relax pipeline, and schedules for a CPU by rule.
+
+In: a relax module, a target. Out: the lowered module, whose loop nests are tiled for registers and vectors.
+Never: measures (no tuning), or changes what is computed beyond the order of sums; a loop nest that no rule fits
+keeps TVM's default.
+
+Rules, for each fused kernel of static shape: producers that only move data are inlined; a contraction
+(convolution, matrix product) is tiled so that its accumulators stay in vector registers, with what follows it
+computed on the tile before it leaves them (Goto and van de Geijn, "Anatomy of high-performance matrix
+multiplication", 2008); other reductions and elementwise nests are vectorised along memory.
+"""
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+
+import tvm
+from tvm import ir, s_tir, sym, tirx
+from tvm.relax.backend.cpu_generic import pipeline as cpu
+
+#: Multiply-adds or elements from which a kernel is worth the cost of waking a second thread.
+_PARALLEL_FROM = 1_000_000
+
+#: Vector registers that one tile of accumulators may take.
+_ACCUMULATORS = 24
 
 
-def pipeline(target):
-    return relax.backend.cpu_generic.get_default_pipeline(target)
+def pipeline(target: tvm.target.Target) -> tvm.transform.Pass:
+    """Relax to scheduled TensorIR and calls of it, for `target`."""
+    return tvm.transform.Sequential([
+        *cpu.library_dispatch_passes(target),
+        *cpu.legalize_passes(target),
+        _schedule_all,
+        *cpu.dataflow_lower_passes(target),
+        *cpu.finalize_passes(target),
+    ])
+
+
+@tvm.transform.module_pass(opt_level=0, name="ScheduleForCpu")
+def _schedule_all(module: tvm.IRModule, context: tvm.transform.PassContext) -> tvm.IRModule:
+    lanes = max(4, tvm.target.codegen.llvm_get_vector_width(tvm.target.Target.current()) // 32)
+    for name, function in module.functions_items():
+        if isinstance(function, tirx.PrimFunc):
+            module[name] = _scheduled(function, lanes)
+    return module
+
+
+def _scheduled(function: tirx.PrimFunc, lanes: int) -> tirx.PrimFunc:
+    sch = s_tir.Schedule(ir.IRModule({"main": function}), error_render_level="none")
+    _inline(sch)
+    for block in _blocks(sch):
+        # Every step keeps the meaning, so a nest that a later step does not fit stays as far as it came.
+        with contextlib.suppress(s_tir.ScheduleError):
+            nest = _Nest.of(sch, block)
+            if nest is None:
+                continue
+            if nest.reduce and len(nest.reads) == 2 and nest.multiplies:
+                _tile_contraction(sch, nest, lanes)
+            elif nest.reduce:
+                _tile_reduction(sch, nest, lanes)
+            else:
+                _tile_elementwise(sch, nest, lanes)
+    return sch.mod["main"]
+
+
+def _blocks(sch: s_tir.Schedule) -> list:
+    return list(sch.get_child_blocks(sch.get_sblock("root")))
+
+
+# --------------------------------------------------------------------------------- what a nest is
+@dataclass(frozen=True)
+class _Axis:
+    """One loop of a nest, and the variable of the block that it drives."""
+
+    loop: object
+    var: tirx.Var
+    extent: int
+
+
+@dataclass(frozen=True)
+class _Nest:
+    """A block whose loops drive its variables one to one. `reads`: per operand, its index expressions."""
+
+    block: object
+    spatial: tuple[_Axis, ...]
+    reduce: tuple[_Axis, ...]
+    reads: tuple[tuple[tirx.Expr, ...], ...]
+    multiplies: bool
+
+    @staticmethod
+    def of(sch: s_tir.Schedule, block: object) -> _Nest | None:
+        body, loops = sch.get(block), sch.get_loops(block)
+        if len(loops) != len(body.iter_vars):
+            return None
+        if not all(isinstance(iterator.dom.extent, tirx.IntImm) for iterator in body.iter_vars):
+            return None
+        axes = [_Axis(loop, iterator.var, int(iterator.dom.extent))
+                for loop, iterator in zip(loops, body.iter_vars, strict=True)]
+        kinds = [iterator.iter_type for iterator in body.iter_vars]
+        written = {region.source for region in body.writes}
+        reads = tuple(tuple(item.min for item in region.region) for region in body.reads
+                      if region.source not in written and all(int(item.extent) == 1 for item in region.region))
+        return _Nest(
+            block,
+            tuple(axis for axis, kind in zip(axes, kinds, strict=True) if kind == tirx.IterVar.DataPar),
+            tuple(axis for axis, kind in zip(axes, kinds, strict=True) if kind == tirx.IterVar.CommReduce),
+            reads, _is_product(body.body))
+
+    def work(self) -> int:
+        total = 1
+        for axis in (*self.spatial, *self.reduce):
+            total *= axis.extent
+        return total
+
+
+def _is_product(body: tirx.Stmt) -> bool:
+    value = getattr(body, "value", None)
+    return isinstance(value, tirx.Add) and isinstance(value.b, tirx.Mul)
+
+
+def _uses(indices: tuple[tirx.Expr, ...], axis: _Axis) -> bool:
+    return any(axis.var.same_as(var) for index in indices
+               for var in tirx.analysis.undefined_vars(tirx.Evaluate(index), []))
+
+
+def _runs_along(indices: tuple[tirx.Expr, ...], axis: _Axis) -> bool:
+    """Whether consecutive values of `axis` are consecutive in memory."""
+    if not indices or _uses(indices[:-1], axis):
+        return False
+    linear = sym.detect_linear_equation(indices[-1], [axis.var])
+    return len(linear) == 2 and isinstance(linear[0], tirx.IntImm) and int(linear[0]) == 1
+
+
+def _divisor(extent: int, most: int) -> int:
+    return max(size for size in range(1, max(1, min(most, extent)) + 1) if extent % size == 0)
+
+
+# ------------------------------------------------------------------------------------------ rules
+def _inline(sch: s_tir.Schedule) -> None:
+    """Inline blocks that move data, and chains of elementwise ones; padding stays, for its own loops."""
+    for block in _blocks(sch):
+        nest = _Nest.of(sch, block)
+        consumers = sch.get_consumers(block)
+        if nest is None or nest.reduce or not consumers or _is_padding(sch, block):
+            continue
+        reducing = [other for other in consumers if (found := _Nest.of(sch, other)) is None or found.reduce]
+        moves = isinstance(sch.get(block).body.value, ir.TensorLoad)
+        if moves or (len(consumers) == 1 and not reducing):
+            sch.compute_inline(block)
+
+
+def _is_padding(sch: s_tir.Schedule, block: object) -> bool:
+    value = sch.get(block).body.value
+    return isinstance(value, ir.Call) and value.op.name == "tirx.if_then_else"
+
+
+def _tile_contraction(sch: s_tir.Schedule, nest: _Nest, lanes: int) -> None:
+    vector = nest.spatial[-1]
+    streams = [indices for indices in nest.reads if _uses(indices, vector)]
+    along_sum = nest.reduce[-1]
+    dot = along_sum.extent >= lanes and all(_runs_along(indices, along_sum) for indices in nest.reads)
+    sizes = _dot_tile(nest) if dot else _outer_tile(nest, vector, streams, lanes)
+    inner, outer = [], []
+    for axis in nest.spatial:
+        size = sizes.get(axis.var, 1)
+        if size == 1:
+            outer.append(axis.loop)
+        elif size == axis.extent:
+            inner.append(axis.loop)
+        else:
+            split = sch.split(axis.loop, [None, size])
+            outer.append(split[0])
+            inner.append(split[1])
+    if not outer:
+        outer.append(sch.add_unit_loop(inner[0]))
+    sch.reorder(*outer, *(axis.loop for axis in nest.reduce), *inner)
+    after = _accumulate_in_registers(sch, nest.block, outer[-1])
+    _share_out(sch, outer[:-1] or outer, nest.work())
+    vectorise = not dot and sizes[vector.var] > 1
+    _unroll(sch, inner, vectorise)
+    steps = 1
+    for axis in reversed(nest.reduce):
+        steps *= axis.extent
+        if steps > 9:
+            break
+        sch.unroll(axis.loop)
+    before = sch.decompose_reduction(nest.block, nest.reduce[0].loop)
+    for block in (before, *after):
+        loops = sch.get_loops(block)
+        _unroll(sch, loops[len(loops) - len(inner):], vectorise)
+
+
+def _outer_tile(nest: _Nest, vector: _Axis, streams: list, lanes: int) -> dict:
+    """Vectors along the output's memory; rows that reuse a loaded vector; then rows that reuse a weight."""
+    sizes = {vector.var: _divisor(vector.extent, lanes)}
+    free = _ACCUMULATORS
+    others = [axis for axis in nest.spatial[:-1] if axis.extent > 1]
+    reusing = [axis for axis in others if not any(_uses(indices, axis) for indices in streams)]
+    for axis in sorted(others, key=lambda axis: axis not in reusing):
+        size = _divisor(axis.extent, min(8 if axis in reusing else 4, free))
+        sizes[axis.var] = size
+        free //= size
+    return sizes
+
+
+def _dot_tile(nest: _Nest) -> dict:
+    """Both operands run along the sum: a block of dot products, which LLVM vectorises along it."""
+    sizes, free = {}, 16
+    for axis in reversed(nest.spatial):
+        if axis.extent > 1:
+            sizes[axis.var] = _divisor(axis.extent, min(4 if len(nest.spatial) > 1 else 8, free))
+            free //= sizes[axis.var]
+    return sizes
+
+
+def _accumulate_in_registers(sch: s_tir.Schedule, block: object, at: object) -> list:
+    """Make the accumulators local, and what consumes them part of the tile; returns the blocks that do."""
+    consumers = list(sch.get_consumers(block))
+    if len(consumers) == 1:
+        nest = _Nest.of(sch, consumers[0])
+        if nest is not None and not nest.reduce:
+            with contextlib.suppress(s_tir.ScheduleError):
+                sch.reverse_compute_at(consumers[0], at)
+                sch.set_scope(block, 0, "local")
+                return consumers
+    copy = sch.cache_write(block, 0, "local")
+    sch.reverse_compute_at(copy, at)
+    return [copy]
+
+
+def _unroll(sch: s_tir.Schedule, loops: list, vectorise: bool) -> None:
+    for loop in loops[:-1] if vectorise else loops:
+        sch.unroll(loop)
+    if vectorise and loops:
+        sch.vectorize(loops[-1])
+
+
+def _tile_reduction(sch: s_tir.Schedule, nest: _Nest, lanes: int) -> None:
+    loops = [axis.loop for axis in nest.spatial]
+    sums = [axis.loop for axis in nest.reduce]
+    across = bool(loops) and not any(_runs_along(indices, axis) for indices in nest.reads for axis in nest.reduce)
+    if across:
+        outer, inner = sch.split(loops[-1], [None, _divisor(nest.spatial[-1].extent, lanes)])
+        loops[-1] = outer
+        sch.reorder(*loops, *sums, inner)
+        sch.vectorize(inner)
+    _share_out(sch, loops, nest.work())
+    before = sch.decompose_reduction(nest.block, sums[0])
+    if across:
+        sch.vectorize(sch.get_loops(before)[-1])
+
+
+def _tile_elementwise(sch: s_tir.Schedule, nest: _Nest, lanes: int) -> None:
+    loops = [axis.loop for axis in nest.spatial]
+    if not loops:
+        return
+    last = nest.spatial[-1]
+    size = _divisor(last.extent, lanes)
+    if size > 1:
+        outer, inner = sch.split(last.loop, [None, size])
+        sch.vectorize(inner)
+        loops[-1] = outer
+    _share_out(sch, loops, nest.work())
+
+
+def _share_out(sch: s_tir.Schedule, loops: list, work: int) -> None:
+    if loops and work >= _PARALLEL_FROM:
+        sch.parallel(sch.fuse(*loops) if len(loops) > 1 else loops[0])
