@@ -3,6 +3,7 @@
 In: measurements. Out: tables (`latency_table`), predictions with intervals (`fit`, `transfer`).
 Never: imports torch, a backend or an engine.
 """
+from elastic_compile.profile.anchors import Anchors, anchors
 from elastic_compile.profile.ofa_yaml import read as read_ofa_yaml
 from elastic_compile.profile.predictor import (
     MeasurementError,
@@ -25,6 +26,7 @@ from elastic_compile.profile.space import (
 from elastic_runtime import latency_table
 
 __all__ = [
-    "Categorical", "Configuration", "Integer", "MeasurementError", "OutOfSpace", "Prediction", "Predictor", "Real",
-    "Report", "Space", "SpaceError", "When", "fit", "latency_table", "read_ofa_yaml", "transfer",
+    "Anchors", "Categorical", "Configuration", "Integer", "MeasurementError", "OutOfSpace", "Prediction",
+    "Predictor", "Real", "Report", "Space", "SpaceError", "When", "anchors", "fit", "latency_table",
+    "read_ofa_yaml", "transfer",
 ]
