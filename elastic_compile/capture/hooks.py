@@ -395,10 +395,10 @@ def vars_of(kind: type) -> dict[str, Any]:
 
 def depends_on_host(fn: Any) -> bool:
     """Whether a function's result is the host's clock or random numbers."""
-    if getattr(fn, "__module__", None) in ("time", "secrets", "uuid", "random"):
+    if getattr(fn, "__module__", None) in ("time", "secrets", "uuid", "random", "torch.random"):
         return fn not in (time.sleep,)
     owner = getattr(fn, "__self__", None)
-    return isinstance(owner, (random.Random, np.random.Generator, np.random.RandomState)) or (
+    return fn is torch.Generator or isinstance(owner, (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)) or (
         owner in (datetime.datetime, datetime.date) and fn.__name__ in ("now", "today", "utcnow"))
 
 

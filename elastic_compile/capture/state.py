@@ -117,6 +117,12 @@ class Walker:
             if getattr(value, "__dict__", None):
                 self.walk(value.__dict__, (*path, "attributes"))
             return
+        if kind in (types.BuiltinFunctionType, types.MethodWrapperType) and not (
+            value.__self__ is None or isinstance(value.__self__, types.ModuleType)
+        ):
+            tokens.append(("builtin method", value.__name__))
+            self.walk(value.__self__, (*path, "self"))
+            return
         if isinstance(value, BY_IDENTITY):
             self.identity(value)
             return

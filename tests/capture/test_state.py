@@ -187,3 +187,9 @@ def test_too_many_objects_are_refused(monkeypatch):
     with pytest.raises(Stopped) as stopped:
         Heap([("self", [[1], [2], [3], [4], [5]])])
     assert isinstance(stopped.value.refusal, CompileError) and stopped.value.refusal.code == "EC154"
+
+
+def test_a_bound_builtin_is_known_by_what_it_is_bound_to():
+    assert key([].append).key == key([].append).key
+    assert key([].append).key != key([1].append).key
+    assert key([].append).key != key([].extend).key
