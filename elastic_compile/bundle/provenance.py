@@ -17,7 +17,7 @@ from elastic_runtime import schema
 
 _DISTRIBUTIONS = (
     "elastic-compile", "elastic-runtime", "torch", "numpy", "onnx", "onnxscript", "onnxruntime", "apache-tvm",
-    "apache-tvm-ffi", "libcst", "safetensors",
+    "apache-tvm-ffi", "safetensors",
 )
 _CPU_FLAGS = (
     "sse4_2", "avx", "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16",
