@@ -12,10 +12,13 @@ multiplication", 2008); other reductions and elementwise nests are vectorised al
 from __future__ import annotations
 
 import contextlib
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import tvm
-from tvm import ir, s_tir, sym, tirx
+from tvm import ir, relax, s_tir, sym, te, tirx, topi
+from tvm.relax.expr_functor import PyExprMutator, mutator
 from tvm.relax.backend.cpu_generic import pipeline as cpu
 
 #: Multiply-adds or elements from which a kernel is worth the cost of waking a second thread.
@@ -28,12 +31,75 @@ _ACCUMULATORS = 24
 def pipeline(target: tvm.target.Target) -> tvm.transform.Pass:
     """Relax to scheduled TensorIR and calls of it, for `target`."""
     return tvm.transform.Sequential([
+        _write_for_vectors,
+        relax.transform.DeadCodeElimination(),
         *cpu.library_dispatch_passes(target),
         *cpu.legalize_passes(target),
         _schedule_all,
         *cpu.dataflow_lower_passes(target),
         *cpu.finalize_passes(target),
     ])
+
+
+@mutator
+class _ForVectors(PyExprMutator):
+    """Products with a transposed weight read it as it lies; transcendental functions become polynomials.
+
+    The rational approximations are topi's (from Eigen), within 1e-6 of the library's functions for every finite
+    argument. exp itself stays: its fast form does not overflow to infinity.
+    """
+
+    def visit_call_(self, call: relax.Call) -> relax.Expr:
+        name = getattr(call.op, "name", "")
+        if name == "relax.matmul":
+            weight = self._transposed_weight(call.args[1])
+            if weight is not None:
+                product = self.builder_.call_te(
+                    _times_transposed, self.visit_expr(call.args[0]), self.visit_expr(weight),
+                    primfunc_name_hint="matmul_transposed")
+                return product
+        elif name in _POLYNOMIALS and call.ty.dtype == "float32":
+            extra = [call.attrs.axis] if name == "relax.nn.softmax" else []
+            return self.builder_.call_te(_POLYNOMIALS[name], self.visit_expr(call.args[0]), *extra)
+        return super().visit_call_(call)
+
+    def _transposed_weight(self, operand: relax.Expr) -> relax.Expr | None:
+        made = self.lookup_binding(operand) if isinstance(operand, relax.Var) else None
+        if not isinstance(made, relax.Call) or getattr(made.op, "name", "") != "relax.permute_dims":
+            return None
+        return made.args[0] if len(made.ty.shape) == 2 and made.ty.dtype == "float32" else None
+
+
+def _times_transposed(left: te.Tensor, weight: te.Tensor) -> te.Tensor:
+    step = te.reduce_axis((0, weight.shape[1]), "k")
+    return te.compute(
+        (*left.shape[:-1], weight.shape[0]),
+        lambda *at: te.sum(left(*at[:-1], step) * weight(at[-1], step), axis=step), name="matmul_transposed")
+
+
+def _sigmoid(x: te.Tensor) -> te.Tensor:
+    half = topi.fast_tanh(topi.multiply(x, 0.5))
+    return topi.add(topi.multiply(half, 0.5), 0.5)
+
+
+_POLYNOMIALS = {
+    "relax.nn.softmax": topi.nn.fast_softmax,
+    "relax.tanh": topi.fast_tanh,
+    "relax.erf": topi.fast_erf,
+    "relax.sigmoid": _sigmoid,
+    "relax.nn.silu": lambda x: topi.multiply(x, _sigmoid(x)),
+    "relax.nn.gelu": lambda x: topi.multiply(
+        topi.multiply(x, 0.5), topi.add(topi.fast_erf(topi.multiply(x, 0.5**0.5)), 1.0)),
+}
+
+
+@tvm.transform.module_pass(opt_level=0, name="WriteForVectors")
+def _write_for_vectors(module: tvm.IRModule, context: tvm.transform.PassContext) -> tvm.IRModule:
+    rewriter = _ForVectors(module)
+    for name, function in module.functions_items():
+        if isinstance(function, relax.Function):
+            rewriter.builder_.update_func(name, rewriter.visit_expr(function))
+    return rewriter.builder_.get()
 
 
 @tvm.transform.module_pass(opt_level=0, name="ScheduleForCpu")
@@ -48,6 +114,8 @@ def _schedule_all(module: tvm.IRModule, context: tvm.transform.PassContext) -> t
 def _scheduled(function: tirx.PrimFunc, lanes: int) -> tirx.PrimFunc:
     sch = s_tir.Schedule(ir.IRModule({"main": function}), error_render_level="none")
     _inline(sch)
+    for block in _blocks(sch):
+        _gather_strides(sch, block)
     for block in _blocks(sch):
         # Every step keeps the meaning, so a nest that a later step does not fit stays as far as it came.
         with contextlib.suppress(s_tir.ScheduleError):
@@ -64,7 +132,10 @@ def _scheduled(function: tirx.PrimFunc, lanes: int) -> tirx.PrimFunc:
 
 
 def _blocks(sch: s_tir.Schedule) -> list:
-    return list(sch.get_child_blocks(sch.get_sblock("root")))
+    try:
+        return list(sch.get_child_blocks(sch.get_sblock("root")))
+    except s_tir.ScheduleError:
+        return []
 
 
 # --------------------------------------------------------------------------------- what a nest is
@@ -77,6 +148,15 @@ class _Axis:
     extent: int
 
 
+_CALL = re.compile(r"T\.(\w+)\(")
+
+#: What TensorIR may call in a body whose loop becomes a vector; other functions have no vector form in TVM.
+_VECTOR_CALLS = frozenset("""
+    Buffer Cast Select bool ceil exp fabs float32 float64 floor if_then_else int32 int64 int8 log max min pow
+    reinterpret round sqrt trunc uint8
+""".split())
+
+
 @dataclass(frozen=True)
 class _Nest:
     """A block whose loops drive its variables one to one. `reads`: per operand, its index expressions."""
@@ -86,31 +166,35 @@ class _Nest:
     reduce: tuple[_Axis, ...]
     reads: tuple[tuple[tirx.Expr, ...], ...]
     multiplies: bool
+    vectorises: bool
 
     @staticmethod
     def of(sch: s_tir.Schedule, block: object) -> _Nest | None:
         body, loops = sch.get(block), sch.get_loops(block)
-        if len(loops) != len(body.iter_vars):
-            return None
-        if not all(isinstance(iterator.dom.extent, tirx.IntImm) for iterator in body.iter_vars):
+        known = all(isinstance(iterator.dom.extent, tirx.IntImm) for iterator in body.iter_vars)
+        if len(loops) != len(body.iter_vars) or not known or not isinstance(body.body, tirx.stmt.BufferStore):
             return None
         axes = [_Axis(loop, iterator.var, int(iterator.dom.extent))
                 for loop, iterator in zip(loops, body.iter_vars, strict=True)]
         kinds = [iterator.iter_type for iterator in body.iter_vars]
         written = {region.source for region in body.writes}
         reads = tuple(tuple(item.min for item in region.region) for region in body.reads
-                      if region.source not in written and all(int(item.extent) == 1 for item in region.region))
+                      if region.source not in written and all(_is_one(item.extent) for item in region.region))
         return _Nest(
             block,
             tuple(axis for axis, kind in zip(axes, kinds, strict=True) if kind == tirx.IterVar.DataPar),
             tuple(axis for axis, kind in zip(axes, kinds, strict=True) if kind == tirx.IterVar.CommReduce),
-            reads, _is_product(body.body))
+            reads, _is_product(body.body), {*_CALL.findall(body.body.script())} <= _VECTOR_CALLS)
 
     def work(self) -> int:
         total = 1
         for axis in (*self.spatial, *self.reduce):
             total *= axis.extent
         return total
+
+
+def _is_one(extent: tirx.Expr) -> bool:
+    return isinstance(extent, tirx.IntImm) and int(extent) == 1
 
 
 def _is_product(body: tirx.Stmt) -> bool:
@@ -146,12 +230,13 @@ def _inline(sch: s_tir.Schedule) -> None:
         reducing = [other for other in consumers if (found := _Nest.of(sch, other)) is None or found.reduce]
         moves = isinstance(sch.get(block).body.value, ir.TensorLoad)
         if moves or (len(consumers) == 1 and not reducing):
-            sch.compute_inline(block)
+            with contextlib.suppress(s_tir.ScheduleError):
+                sch.compute_inline(block)
 
 
 def _is_padding(sch: s_tir.Schedule, block: object) -> bool:
     value = sch.get(block).body.value
-    return isinstance(value, ir.Call) and value.op.name == "tirx.if_then_else"
+    return isinstance(value, ir.Call) and value.op.name == "prim.if_then_else"
 
 
 def _tile_contraction(sch: s_tir.Schedule, nest: _Nest, lanes: int) -> None:
@@ -188,6 +273,23 @@ def _tile_contraction(sch: s_tir.Schedule, nest: _Nest, lanes: int) -> None:
     for block in (before, *after):
         loops = sch.get_loops(block)
         _unroll(sch, loops[len(loops) - len(inner):], vectorise)
+
+
+def _gather_strides(sch: s_tir.Schedule, block: object) -> None:
+    """Where a strided convolution reads its padded input, lay the input out by residue: vectors become whole."""
+    nest = _Nest.of(sch, block)
+    if nest is None or not nest.reduce or not nest.multiplies:
+        return
+    for place, indices in enumerate(nest.reads):
+        linear = sym.detect_linear_equation(indices[-1], [nest.spatial[-1].var])
+        step = int(linear[0]) if len(linear) == 2 and isinstance(linear[0], tirx.IntImm) else 1
+        if step > 1 and any(_is_padding(sch, producer) for producer in sch.get_producers(block)):
+            with contextlib.suppress(s_tir.ScheduleError):
+                sch.transform_layout(block, ("read", place), _by_residue(step), pad_value=0.0)
+
+
+def _by_residue(step: int) -> Callable:
+    return lambda *at: [*at[:-1], at[-1] % step, at[-1] // step]
 
 
 def _outer_tile(nest: _Nest, vector: _Axis, streams: list, lanes: int) -> dict:
@@ -238,7 +340,7 @@ def _unroll(sch: s_tir.Schedule, loops: list, vectorise: bool) -> None:
 def _tile_reduction(sch: s_tir.Schedule, nest: _Nest, lanes: int) -> None:
     loops = [axis.loop for axis in nest.spatial]
     sums = [axis.loop for axis in nest.reduce]
-    across = bool(loops) and not any(_runs_along(indices, axis) for indices in nest.reads for axis in nest.reduce)
+    across = bool(loops) and nest.vectorises and not any(_runs_along(indices, axis) for indices in nest.reads for axis in nest.reduce)
     if across:
         outer, inner = sch.split(loops[-1], [None, _divisor(nest.spatial[-1].extent, lanes)])
         loops[-1] = outer
@@ -256,7 +358,7 @@ def _tile_elementwise(sch: s_tir.Schedule, nest: _Nest, lanes: int) -> None:
         return
     last = nest.spatial[-1]
     size = _divisor(last.extent, lanes)
-    if size > 1:
+    if size > 1 and nest.vectorises:
         outer, inner = sch.split(last.loop, [None, size])
         sch.vectorize(inner)
         loops[-1] = outer

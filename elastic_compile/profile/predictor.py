@@ -99,6 +99,8 @@ class Predictor:
 
         Raises `OutOfSpace` and `MeasurementError`.
         """
+        if not len(configurations):
+            return Prediction(*np.empty((3, 0)), ())
         strange = [self._strange(configuration) for configuration in configurations]
         if outside == "refuse" and any(strange):
             row = next(index for index, problems in enumerate(strange) if problems)

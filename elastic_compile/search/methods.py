@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -70,15 +71,10 @@ def search(
 
 
 def _exhaustive(problem: Problem, evaluator: Evaluator, seed: int, progress: Callable[[Account], None]) -> None:
-    batch = []
-    for configuration in problem.space.enumerate():
-        batch.append(configuration)
-        if len(batch) == _POPULATION:
-            evaluator.evaluate(batch)
-            progress(evaluator.account)
-            batch = []
-    evaluator.evaluate(batch)
-    progress(evaluator.account)
+    configurations = problem.space.enumerate()
+    while batch := list(islice(configurations, _POPULATION)):
+        evaluator.evaluate(batch)
+        progress(evaluator.account)
 
 
 def _nsga2(problem: Problem, evaluator: Evaluator, seed: int, progress: Callable[[Account], None]) -> None:

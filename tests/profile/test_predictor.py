@@ -208,6 +208,11 @@ def test_missing_and_foreign_measurements_are_refused(drawn, predictor):
         predictor.predict(drawn[:2], at=[1.0, 2.0])
 
 
+def test_nothing_asked_nothing_predicted(predictor):
+    nothing = predictor.predict([])
+    assert len(nothing.ms) == len(nothing.low_ms) == len(nothing.high_ms) == len(nothing.outside) == 0
+
+
 def test_predictors_and_predictions_are_frozen(drawn, predictor):
     for thing, name in ((predictor, "space"), (predictor.predict(drawn[:1]), "ms"), (SPACE, "decisions")):
         with pytest.raises(dataclasses.FrozenInstanceError):
