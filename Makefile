@@ -1,10 +1,10 @@
 # Needs Python 3.11 or newer with pip and venv, and make. Everything else is installed below.
 #
 #   make demo        compile the example network, verify it, run and time it without torch
-#   make test        lint, then every test
+#   make test        every test, the architecture's contracts among them
 #   make test-quick  the tests without the slow ones
 #   make bench       the example network against eager PyTorch and torch.compile
-#   make lint        style and architecture checks
+#   make lint        style and architecture checks, for those who change the code
 
 PYTHON ?= python3
 # The CPU build where pip knows one; set TORCH="torch==2.13.0 --index-url ..." to choose another.
@@ -23,10 +23,10 @@ DEMO := examples/digits_early_exit
 demo: $(READY) $(READY_RUNTIME)
 	$(BIN)/python $(DEMO)/demo.py --runtime-python $(VENV_RUNTIME)/bin/python
 
-test: lint
+test: $(READY)
 	$(BIN)/python -m pytest
 
-test-quick: lint
+test-quick: $(READY)
 	$(BIN)/python -m pytest -m "not slow"
 
 bench: $(READY)

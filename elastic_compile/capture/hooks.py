@@ -398,7 +398,8 @@ def depends_on_host(fn: Any) -> bool:
     if getattr(fn, "__module__", None) in ("time", "secrets", "uuid", "random", "torch.random"):
         return fn not in (time.sleep,)
     owner = getattr(fn, "__self__", None)
-    return fn is torch.Generator or isinstance(owner, (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)) or (
+    generators = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)
+    return fn is torch.Generator or isinstance(owner, generators) or (
         owner in (datetime.datetime, datetime.date) and fn.__name__ in ("now", "today", "utcnow"))
 
 
