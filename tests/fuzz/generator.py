@@ -486,13 +486,13 @@ class Writer:
             f"{t}[{t} > {self.number()}] = {self.number()}",
             f"{t}[{t} < {self.number()}] *= 0.5",
             f"{t}.copy_({self.tensor(scope, 1)})", f"{t}.tanh_()",
-            f"{t}[:, 1:3] = {self.tensor(scope, 1)}[:, :2]",
+            f"{t}[:, 1:3] = {self.tensor(scope, 1)}[:, :2].clone()",
         ]
         if t not in scope.fixed:
             options += [f"{t} += {self.tensor(scope, 1)} * 0.5", f"{t} *= {self.number()}"]
         for v in views:
             options += [f"{v}.mul_({self.number(0.3, 0.9)})", f"{v}.add_({self.number()})", f"{v}[0] = {self.number()}",
-                        f"{v}.copy_({self.tensor(scope, 1)}[:, 1:3])", f"{t}[:, 2:] = {v} * 0.5"]
+                        f"{v}.copy_({self.tensor(scope, 1)}[:, 1:3].clone())", f"{t}[:, 2:] = {v} * 0.5"]
         for n in scope.of(INT):
             options.append(f"{t}[{n} % 2] = {self.number()}")
         for l in scope.of(LIST):

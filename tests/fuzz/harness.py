@@ -28,6 +28,7 @@ import elastic_runtime as er
 from elastic_compile.rewrite import Hooks
 from tests.constructs import oracle
 from tests.constructs.compare import Raised, difference, plain
+from tests.constructs.eager_forced import Run
 from tests.fuzz import torch_engine
 from tests.fuzz.margins import Margins
 from tests.rewrite.oracle import PoisonHooks, patched
@@ -37,6 +38,8 @@ EXAMPLES = 3
 FORCED_PATHS = 12
 #: Errors of the compiler that blame itself.
 DEFECTS = frozenset({"EC401", "EC302", "EC900", "EC000"})
+#: What programs raise on purpose.
+EXPECTED = frozenset({"Exit", "Deep"})
 
 _directory = tempfile.TemporaryDirectory(prefix="elastic-fuzz-")
 _numbers = count()
@@ -45,7 +48,7 @@ _numbers = count()
 @dataclass(frozen=True)
 class Outcome:
     """What came of a program. `kind`: "equal", "refused", "wrong", "borderline" (no call was left to compare), "slow"
-    (given up). `code`: the refusal's, or which form went wrong: "rewritten", "compiled", "forced", or an error's name.
+    (given up), "broken" (it fails in PyTorch by itself). `code`: the refusal's, or which form went wrong: "rewritten", "compiled", "forced", or an error's name.
     `detail`: the difference, or the end of the traceback."""
 
     kind: str
@@ -59,6 +62,10 @@ class Outcome:
 
 class Slow(BaseException):
     """A program takes too long; not an Exception, so that no handler of the program catches it."""
+
+
+class Broken(Exception):
+    """The program itself is at fault, by its cause."""
 
 
 @contextlib.contextmanager
@@ -87,7 +94,11 @@ def loaded(source: str) -> Iterator[types.ModuleType]:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        try:
+            spec.loader.exec_module(module)
+            module.make(), module.calls(), module.STATEFUL
+        except Exception as error:
+            raise Broken from error
         yield module
     finally:
         del sys.modules[name]
@@ -176,6 +187,8 @@ def check(
             return _check(module, onnxruntime, forced, poison, observe)
     except Slow:
         return Outcome("slow")
+    except Broken as error:
+        return Outcome("broken", type(error.__cause__).__name__, str(error.__cause__))
 
 
 def _check(module: types.ModuleType, onnxruntime: bool, forced: bool, poison: bool, observe: Any) -> Outcome:
@@ -183,6 +196,9 @@ def _check(module: types.ModuleType, onnxruntime: bool, forced: bool, poison: bo
     if not calls:
         return Outcome("borderline")
     expected = results(module, calls)
+    for result in expected:
+        if isinstance(result, Raised) and result.type not in EXPECTED:
+            return Outcome("broken", result.type)
     told = first_difference(rewritten, expected)
     if not told and poison:
         told = first_difference(results_rewritten(module, calls, PoisonHooks()), expected)
@@ -210,11 +226,28 @@ def _check(module: types.ModuleType, onnxruntime: bool, forced: bool, poison: bo
     return Outcome("equal")
 
 
+class Forced(oracle.Oracle):
+    """The oracle of forced paths for programs with many tests that nothing depends on."""
+
+    def without_effect(self, session: Sequence[oracle.Arguments], at: int, run: Run) -> frozenset[int]:
+        """The forced tests whose outcome changes nothing, however many tests follow from it."""
+        places = [i for i, test in enumerate(run.tests) if test.kind == "free"]
+        taken = [bool(run.tests[i].taken) for i in places]
+        found = []
+        for k, i in enumerate(places):
+            if run.tests[i].taken != run.tests[i].natural:
+                others = [self.last_run(session[: at + 1], (*taken[:k], not taken[k], *rest))
+                          for rest in ((), taken[k + 1:], taken[k + 2:])]
+                if any(other is not None and not difference(other.result, run.result) for other in others):
+                    found.append(i)
+        return frozenset(found)
+
+
 def check_forced(module: types.ModuleType, calls: Sequence[Any], compiled: Any, model: er.Model) -> None:
     """Compare along paths that the calls do not take. Raises `oracle.Disagreement`."""
     examples = calls[:EXAMPLES]
     session = oracle.arguments(module.make(), examples)
-    both = oracle.Oracle(
+    both = Forced(
         lambda: (module.make(), examples), compiled.program, model, compiled.weights, module.STATEFUL)
     both.check(session, limit=FORCED_PATHS, guesses=2)
 
