@@ -36,6 +36,8 @@ from elastic_compile.backends import tvm_operators
 from elastic_compile.backends.protocol import CompiledRegion, Progress, RegionSource
 from elastic_compile.errors import BackendError, BackendUnavailable
 from elastic_runtime import schema
+from elastic_runtime.engines import EngineOptions
+from elastic_runtime.errors import BundleError
 
 #: A weight smaller than this many bytes becomes a constant of the library.
 EMBED_BYTES = 4096
@@ -85,9 +87,12 @@ class TvmBackend:
                     progress(done, len(regions), source.name)
                 imported.append(_import(source))
             library, ops = _build(imported, self.target)
+        made = [_compiled(region, library, ops[region.source.name]) for region in imported]
+        if self.target is None:
+            _load_once(imported, made)
         if progress:
             progress(len(regions), len(regions), "")
-        return [_compiled(region, library, ops[region.source.name]) for region in imported]
+        return made
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,23 @@ def _compiled(region: _Imported, library: bytes, ops: int) -> CompiledRegion:
         options={"symbol": source.name, "copy": ",".join(map(str, region.copies))},
         ops=ops,
     )
+
+
+def _load_once(imported: Sequence[_Imported], made: Sequence[CompiledRegion]) -> None:
+    """What the host cannot load is found out here, not at the user's."""
+    from elastic_runtime.engines.tvm import TvmEngine
+
+    engine = TvmEngine()
+    for region, compiled in zip(imported, made, strict=True):
+        tensors = {**region.source.exported.constants, **region.source.exported.state_dict}
+        weights = {name: tensors[key].detach().numpy() for name, key in compiled.weights.items()}
+        described = schema.Region(
+            name=compiled.name, engine=compiled.engine, files={"library": "library"}, inputs=compiled.inputs,
+            outputs=compiled.outputs, options=dict(compiled.options))
+        try:
+            engine.load(described, {"library": memoryview(compiled.payload["library"])}, weights, EngineOptions())
+        except BundleError as error:
+            raise _refused(region.source, "TVM's runtime does not accept its code", _first_line(error)) from error
 
 
 def _refused(source: RegionSource, what: str, reason: str, hint: str = "") -> BackendError:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch._ops import OpOverload
@@ -27,6 +28,7 @@ _KEPT = (aten.linear.default,)
 _OWN: dict[OpOverload, Callable] = {}
 
 
+@cache
 def decompositions() -> dict[OpOverload, Callable]:
     """The table to run on a program before the importer."""
     table = torch.export.default_decompositions()

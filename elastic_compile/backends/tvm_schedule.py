@@ -153,7 +153,7 @@ _CALL = re.compile(r"T\.(\w+)\(")
 #: What TensorIR may call in a body whose loop becomes a vector; other functions have no vector form in TVM.
 _VECTOR_CALLS = frozenset("""
     Buffer Cast Select bool ceil exp fabs float32 float64 floor if_then_else int32 int64 int8 log max min pow
-    reinterpret round sqrt trunc uint8
+    reinterpret round rsqrt sqrt trunc uint8
 """.split())
 
 

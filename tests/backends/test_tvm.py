@@ -1,0 +1,230 @@
+"""The TVM backend and engine: equal to eager, one library, and kernels that keep the engine's promises."""
+from __future__ import annotations
+
+import importlib.metadata
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from elastic_compile import backends
+from elastic_compile.errors import BackendError, BackendUnavailable
+from elastic_runtime import engines
+from elastic_runtime.errors import BundleError, ExecutionError
+from tests.backends.regions import compiled, described, differences, load, source, weights_of
+from tests.backends.snippets import SNIPPETS
+
+
+def _installed(package: str) -> bool:
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+pytestmark = pytest.mark.skipif(not _installed("apache-tvm"), reason="apache-tvm is not installed")
+
+#: One of each kind of loop nest and of each operator with a translation of its own.
+CHOSEN = """
+adaptive_avg_pool2d any_all arg_extrema avg_pool2d batch_norm batch_norm_batch_statistics bitwise_bool bmm
+causal_softmax cdist clamp_ints comparisons conv1d conv2d conv2d_groups conv3d conv_transpose2d
+cumsum dynamic_conv dynamic_mlp dynamic_reshape einsum elu embedding erf expands extrema float_division gather gelu
+grid_sample group_norm index_select index_split index_tensor int_division item_position layer_norm linear
+linear_3d_no_bias linear_dynamic local_response_norm logical lstm_cell matmul_broadcast max_pool2d
+multihead_attention pad_constant pad_reflect passthrough pixel_shuffle powers rms_norm roll_flip sdpa
+sdpa_bool_mask selu silu softmax splits subtractions sums topk transformer_encoder_layer transposes trigonometry
+twice upsample_bilinear upsample_nearest variances views where
+""".split()
+CASES = [snippet for snippet in SNIPPETS if snippet.name in CHOSEN]
+
+
+@pytest.fixture(scope="module")
+def tvm() -> backends.Backend:
+    return backends.get("tvm")
+
+
+@pytest.fixture(scope="module")
+def cases(tvm: backends.Backend) -> dict[str, tuple[backends.RegionSource, backends.CompiledRegion]]:
+    sources = [source(case.model, case.inputs[0], case.dynamic, name=f"region_{case.name}") for case in CASES]
+    return dict(zip((case.name for case in CASES), zip(sources, tvm.compile(sources), strict=True), strict=True))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_equals_eager(case, cases) -> None:
+    made, region = cases[case.name]
+    kernel = load(region, made.exported)
+    for inputs in case.inputs:
+        assert differences(kernel, case.model, inputs) == []
+
+
+def test_one_library_with_an_entry_for_each_region(cases) -> None:
+    regions = [region for _, region in cases.values()]
+    assert len({region.payload["library"] for region in regions}) == 1
+    assert len({region.options["symbol"] for region in regions}) == len(regions)
+
+
+def test_large_weights_stay_outside_the_library(tvm) -> None:
+    made = source(nn.Linear(64, 64, bias=False), [torch.ones(1, 64)])
+    region = tvm.compile([made])[0]
+    assert list(region.weights.values()) == ["weight"]
+    assert made.exported.state_dict["weight"].detach().numpy().tobytes()[:256] not in region.payload["library"]
+
+
+def test_same_regions_same_bytes(tvm) -> None:
+    def build() -> bytes:
+        return tvm.compile([source(lambda x: x.relu() + 1, [torch.ones(4, 4)])])[0].payload["library"]
+
+    assert build() == build()
+
+
+@pytest.mark.parametrize(("model", "inputs", "reason"), [
+    (torch.nonzero, [torch.ones(3)], "nonzero"),
+    (lambda x: x[x > 0], [torch.ones(3)], "index.Tensor"),
+    (lambda x: x @ x, [torch.ones(3, 3, dtype=torch.int64)], "other types"),
+    (lambda x: x @ x, [torch.ones(3, 3, dtype=torch.float64)], "other types"),
+    (lambda x: torch.nn.functional.avg_pool2d(x, 2, divisor_override=3), [torch.ones(1, 1, 4, 4)], "divisor_override"),
+    (nn.MaxPool2d(2, return_indices=True), [torch.ones(1, 1, 4, 4)], "indices"),
+    (lambda x, i: x.scatter(0, i, 1.0), [torch.ones(3), torch.tensor([1])], "scatter"),
+    (lambda x: torch.cat([x[:0], x]), [torch.ones(3)], "without elements"),
+    (torch.lgamma, [torch.ones(3)], "lgamma"),
+    (lambda x: x + torch.rand(3), [torch.ones(3)], "rand"),
+])
+def test_what_tvm_gets_wrong_is_refused_by_name(tvm, model, inputs, reason) -> None:
+    with pytest.raises(BackendError) as caught:
+        tvm.compile([source(lambda x: x + 1, [torch.ones(2)], name="fine"), source(model, inputs, name="block_7")])
+    assert "block_7" in str(caught.value) and reason in str(caught.value)
+
+
+def test_missing_tvm_is_a_typed_error_that_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.1" if name == "apache-tvm" else real(name))
+    with pytest.raises(BackendUnavailable, match=r"elastic-compile\[tvm\]"):
+        backends.get("tvm")
+
+
+def test_missing_linker_is_a_typed_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(BackendUnavailable, match=r"g\+\+"):
+        backends.get("tvm")
+
+
+# ------------------------------------------------------------------------------------ the kernel
+@pytest.fixture(scope="module")
+def plus_one(tvm) -> engines.Kernel:
+    return compiled(tvm, lambda x: (x + 1, x.view(-1), x.sum(0)), [torch.ones(2, 3)])
+
+
+@pytest.mark.parametrize("array", [
+    np.arange(24, dtype=np.float32).reshape(4, 6)[::2, ::2],
+    np.asfortranarray(np.arange(6, dtype=np.float32).reshape(2, 3)),
+    np.arange(6, dtype=">f4").reshape(2, 3),
+    np.frombuffer(b"\0" + np.arange(6, dtype=np.float32).tobytes(), np.float32, offset=1).reshape(2, 3),
+    np.broadcast_to(np.float32(3), (2, 3)),
+], ids=["strided", "fortran", "big-endian", "unaligned", "broadcast"])
+def test_any_layout_of_input(plus_one, array: np.ndarray) -> None:
+    array.flags.writeable = False
+    assert np.array_equal(plus_one([array])[0], np.asarray(array, np.float32) + 1)
+
+
+def test_outputs_belong_to_the_caller(plus_one) -> None:
+    array = np.ones((2, 3), np.float32)
+    kept = plus_one([array])
+    copies = [made.copy() for made in kept]
+    for value in range(2, 20):
+        for made in plus_one([np.full((2, 3), value, np.float32)]):
+            made[...] = -1
+    assert all(np.array_equal(made, copy) for made, copy in zip(kept, copies, strict=True))
+    kept[1][...] = -1
+    assert np.array_equal(array, np.ones((2, 3), np.float32))
+
+
+def test_results_carried_round_a_loop(plus_one) -> None:
+    value = np.zeros((2, 3), np.float32)
+    for _ in range(10):
+        value = plus_one([value])[0]
+    assert np.array_equal(value, np.full((2, 3), 10, np.float32))
+
+
+def test_weights_may_be_read_only_and_unaligned(tvm) -> None:
+    layer = nn.Linear(64, 64, bias=False)
+    made = source(layer, [torch.ones(1, 64)])
+    region = tvm.compile([made])[0]
+    plain = layer.weight.detach().numpy()
+    for offset in (0, 4, 16):
+        raw = b"\0" * offset + plain.tobytes()
+        weights = {"w0": np.frombuffer(raw, np.float32, offset=offset).reshape(64, 64)}
+        files = {"library": memoryview(region.payload["library"])}
+        kernel = engines.factory("tvm")().load(described(region), files, weights, engines.EngineOptions())
+        del weights, raw
+        assert differences(kernel, layer, [torch.ones(1, 64)]) == []
+
+
+def test_more_threads_give_the_same_result(tvm) -> None:
+    layer = nn.Conv2d(16, 32, 3, padding=1)
+    image = torch.randn(1, 16, 32, 32)
+    made = source(layer, [image])
+    region = tvm.compile([made])[0]
+    assert differences(load(region, made.exported, threads=2), layer, [image]) == []
+    assert differences(load(region, made.exported, threads=1), layer, [image]) == []
+
+
+def test_inputs_of_another_shape_or_type_are_a_typed_error(plus_one) -> None:
+    for array in (np.ones((3, 3), np.float32), np.ones((2, 3), np.float64), np.ones(6, np.float32)):
+        with pytest.raises(ExecutionError):
+            plus_one([array])
+
+
+def test_index_outside_its_data_reads_nothing_else(tvm) -> None:
+    kernel = compiled(tvm, lambda x, i: x.index_select(0, i), [torch.arange(4.0), torch.tensor([1])])
+    assert np.array_equal(kernel([np.arange(4, dtype=np.float32), np.array([10**12])])[0], [3.0])
+
+
+# -------------------------------------------------------------------------------- the artifact
+@pytest.fixture(scope="module")
+def linear(tvm):
+    made = source(nn.Linear(64, 64), [torch.ones(1, 64)])
+    region = tvm.compile([made])[0]
+    return region, weights_of(region, made.exported)
+
+
+@pytest.mark.parametrize(("rule", "fields", "files", "names"), [
+    ("tvm-load", {}, {"library": b"\x7fELF" + b"\0" * 64}, None),
+    ("tvm-load", {}, {"library": b""}, None),
+    ("tvm-symbol", {"options": {"symbol": "nowhere", "copy": ""}}, None, None),
+    ("tvm-region", {"options": {"symbol": "region"}}, None, None),
+    ("tvm-region", {"options": {"symbol": "region", "copy": "1"}}, None, None),
+    ("tvm-region", {"options": {"symbol": "region", "copy": "x"}}, None, None),
+    ("tvm-region", {}, {"library": b"", "more": b""}, None),
+    ("tvm-region", {}, None, ["other"]),
+])
+def test_a_foreign_artifact_is_refused(linear, rule, fields, files, names) -> None:
+    region, weights = linear
+    plain = msgspec.structs.replace(described(region), **fields)
+    payload = {role: memoryview(data) for role, data in (files or region.payload).items()}
+    weights = dict(zip(names, weights.values(), strict=True)) if names else weights
+    with pytest.raises(BundleError) as caught:
+        engines.factory("tvm")().load(plain, payload, weights, engines.EngineOptions())
+    assert caught.value.rule == rule
+
+
+def test_the_library_leaves_no_file_behind(linear, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    region, weights = linear
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    files = {role: memoryview(data) for role, data in region.payload.items()}
+    kernel = engines.factory("tvm")().load(described(region), files, weights, engines.EngineOptions())
+    assert list(tmp_path.iterdir()) == []
+    assert kernel([np.ones((1, 64), np.float32)])[0].shape == (1, 64)
+
+
+def test_the_engine_is_native_and_does_not_import_tvm() -> None:
+    assert engines.is_native(engines.factory("tvm"))
+    code = ("import sys\nfrom elastic_runtime.engines.tvm import TvmEngine\nTvmEngine()\n"
+            "assert 'tvm' not in sys.modules and 'elastic_compile' not in sys.modules")
+    subprocess.run([sys.executable, "-c", code], check=True)
