@@ -18,8 +18,8 @@ from dataclasses import dataclass
 
 import tvm
 from tvm import ir, relax, s_tir, sym, te, tirx, topi
-from tvm.relax.expr_functor import PyExprMutator, mutator
 from tvm.relax.backend.cpu_generic import pipeline as cpu
+from tvm.relax.expr_functor import PyExprMutator, mutator
 
 #: Multiply-adds or elements from which a kernel is worth the cost of waking a second thread.
 _PARALLEL_FROM = 1_000_000
@@ -151,10 +151,10 @@ class _Axis:
 _CALL = re.compile(r"T\.(\w+)\(")
 
 #: What TensorIR may call in a body whose loop becomes a vector; other functions have no vector form in TVM.
-_VECTOR_CALLS = frozenset("""
-    Buffer Cast Select bool ceil exp fabs float32 float64 floor if_then_else int32 int64 int8 log max min pow
-    reinterpret round rsqrt sqrt trunc uint8
-""".split())
+_VECTOR_CALLS = frozenset({
+    "Buffer", "Cast", "Select", "bool", "ceil", "exp", "fabs", "float32", "float64", "floor", "if_then_else",
+    "int32", "int64", "int8", "log", "max", "min", "pow", "reinterpret", "round", "rsqrt", "sqrt", "trunc", "uint8",
+})
 
 
 @dataclass(frozen=True)
@@ -340,7 +340,8 @@ def _unroll(sch: s_tir.Schedule, loops: list, vectorise: bool) -> None:
 def _tile_reduction(sch: s_tir.Schedule, nest: _Nest, lanes: int) -> None:
     loops = [axis.loop for axis in nest.spatial]
     sums = [axis.loop for axis in nest.reduce]
-    across = bool(loops) and nest.vectorises and not any(_runs_along(indices, axis) for indices in nest.reads for axis in nest.reduce)
+    along = any(_runs_along(indices, axis) for indices in nest.reads for axis in nest.reduce)
+    across = bool(loops) and nest.vectorises and not along
     if across:
         outer, inner = sch.split(loops[-1], [None, _divisor(nest.spatial[-1].extent, lanes)])
         loops[-1] = outer
