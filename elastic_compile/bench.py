@@ -14,20 +14,22 @@ from typing import Any
 
 from elastic_runtime import Model
 from elastic_runtime.bench import Timing, interleave
+from elastic_runtime.model import Timed
 
 Thunk = Callable[[], Any]
 Path = tuple[int, ...]
 
 EAGER, COMPILED = "eager", "torch.compile"
 _RECOMPILATIONS = 64
-_HOST_SAMPLES = 500
+_HOST_SAMPLES = 200
+_HOST_CALLS = 5
 
 
 @dataclass(frozen=True)
 class PathTimings:
     """One path through the program. `call`: which of the calls took it first. `timings`: by contender.
     `host_us`: per model, the median time in µs that the host itself spends per dispatched region (everything in
-    a call but the time inside the regions' kernels), None for a path without regions."""
+    a call but the time inside the engines' run calls), None for a path without regions."""
 
     path: Path
     call: int
@@ -129,11 +131,12 @@ def first_calls(model: Model, calls: Sequence[Thunk]) -> dict[Path, int]:
 
 
 def host_us_per_region(model: Model, call: Thunk) -> float | None:
-    """The host's own time per dispatched region in µs: the median over 500 calls of the call's time less the time
-    inside the kernels that it runs, over their number. None when the call runs no region.
+    """The host's own time per dispatched region in µs: the time of a call less the time inside the engines' run
+    calls, over their number, and the median of that over 200 times 5 calls. None when the call runs no region.
 
-    The two are taken from the same call, so a slow or unsteady kernel does not matter. Reading the clock around
-    each kernel, some 0.4 µs, counts as the host's; the kernel's own lines around the engine's run call do not.
+    All lines of Python count as the host's, those of the kernels too, but for engines whose kernels cannot tell
+    (see `Kernel`). Both times are of the same calls, so a slow or unsteady region does not matter. What reading the
+    clock adds per region is measured in the same run, on a region that does nothing, and taken off.
     """
     try:
         model.profile(True)
@@ -141,17 +144,32 @@ def host_us_per_region(model: Model, call: Thunk) -> float | None:
         regions = sum(region.calls for region in model.statistics().regions)
         if not regions:
             return None
-        samples = []
-        inside = _inside_ns(model)
+        inside, samples = _inside_ns(model), []
         for _ in range(_HOST_SAMPLES):
-            start = perf_counter_ns()
-            call()
-            whole = perf_counter_ns() - start
+            whole = _ns_of(call)
             before, inside = inside, _inside_ns(model)
-            samples.append(whole - (inside - before))
-        return statistics.median(samples) / 1e3 / regions
+            samples.append(whole - (inside - before) / _HOST_CALLS)
+        return max(0.0, statistics.median(samples) / regions - _clock_ns()) / 1e3
     finally:
         model.profile(False)
+
+
+def _clock_ns() -> float:
+    """What timing a region adds outside of the time that it notes, at the median. Measured with warm caches, so
+    rather too little than too much is taken off."""
+    timed, samples = Timed(lambda arrays: arrays), []
+    for _ in range(_HOST_SAMPLES):
+        before = timed.total
+        whole = _ns_of(lambda: timed.kernel(())) - _ns_of(lambda: None)
+        samples.append(whole - (timed.total - before) / _HOST_CALLS)
+    return max(0.0, statistics.median(samples))
+
+
+def _ns_of(call: Thunk) -> float:
+    start = perf_counter_ns()
+    for _ in range(_HOST_CALLS):
+        call()
+    return (perf_counter_ns() - start) / _HOST_CALLS
 
 
 def _inside_ns(model: Model) -> float:

@@ -87,7 +87,8 @@ def bench_bundle(
 
 def table(rows: list[bench.PathTimings], percentiles: tuple[float, ...]) -> Table:
     """A line per path and contender; the first contender of a path is what the others are compared with."""
-    made = Table(title="latency in ms", title_justify="left", header_style="bold")
+    made = Table(title="latency in ms", title_justify="left", header_style="bold", caption_justify="left",
+                 caption="host: the time outside the engines' run calls, without what reading the clock adds")
     made.add_column("path", overflow="fold")
     made.add_column("run by")
     for percentile in percentiles:

@@ -227,17 +227,17 @@ class Signature:
         self.positional = self.by_kind.get("positional", []) + self.by_kind.get("standard", [])
         self.named = {p.name: p for p in self.by_kind.get("standard", []) + self.by_kind.get("keyword", [])}
         self.varargs, self.varkw = (next(iter(self.by_kind.get(kind, ())), None) for kind in ("varargs", "varkw"))
-        self.plain = tuple(self.binders[p.name] for p in self.positional)
-        self.only_plain = len(self.plain) == len(entry.params)
-        self.flat = tuple(binder(ValueLeaf(value), f"{entry.name} input {number}", values, place)
+        self.plain = tuple(enumerate(self.binders[p.name] for p in self.positional))
+        self.plain_count = len(entry.params) if len(self.plain) == len(entry.params) else -1
+        self.flat = tuple((number, binder(ValueLeaf(value), f"{entry.name} input {number}", values, place))
                           for number, value in enumerate(entry.inputs))
 
     def bind(self, args: tuple, kwargs: dict[str, object], registers: Registers) -> None:
         """Check the arguments and store their values. Raises `InputError`."""
         dims: dict[str, tuple[int, str]] = {}
-        if self.only_plain and not kwargs and len(args) == len(self.plain):
-            for bind, value in zip(self.plain, args, strict=True):
-                bind(value, registers, dims)
+        if len(args) == self.plain_count and not kwargs:
+            for index, bind in self.plain:
+                bind(args[index], registers, dims)
             return
         for name, value in self.arguments(args, kwargs).items():
             self.binders[name](value, registers, dims)
@@ -247,8 +247,8 @@ class Signature:
         if len(given) != len(self.flat):
             raise InputError(self.entry.name, "input-count", len(given), len(self.flat))
         dims: dict[str, tuple[int, str]] = {}
-        for bind, value in zip(self.flat, given, strict=True):
-            bind(value, registers, dims)
+        for number, bind in self.flat:
+            bind(given[number], registers, dims)
 
     def arguments(self, args: tuple, kwargs: Mapping[str, object]) -> dict[str, object]:
         """The arguments by parameter, without those left to their default. Raises `InputError`."""
@@ -317,14 +317,37 @@ def builder(tree: Tree, place: Callable[[int], int], records: dict[tuple[str, ..
     if isinstance(tree, (ConstLeaf, FloatLeaf)):
         constant = decode_float(tree.v) if isinstance(tree, FloatLeaf) else tree.v
         return lambda registers: constant
-    items = [builder(item, place, records) for item in tree.items]
     if isinstance(tree, MapNode) or tree.kind == "dataclass":
-        keyed = list(zip(tree.keys if isinstance(tree, MapNode) else tree.fields, items, strict=True))
-        return lambda registers: {key: build(registers) for key, build in keyed}
+        keys = tree.keys if isinstance(tree, MapNode) else tree.fields
+        return _filled(dict.fromkeys(keys), keys, tree.items, place, records)
+    items = _filled([None] * len(tree.items), range(len(tree.items)), tree.items, place, records)
     if isinstance(tree, RecordNode):
         key = (tree.name, *tree.fields)
         kind = records.setdefault(key, records.get(key) or namedtuple(tree.name, tree.fields))
-        return lambda registers: kind(*[build(registers) for build in items])
+        return lambda registers: kind(*items(registers))
     if tree.kind == "list":
-        return lambda registers: [build(registers) for build in items]
-    return lambda registers: tuple([build(registers) for build in items])
+        return items
+    return lambda registers: tuple(items(registers))
+
+
+def _filled(empty: dict | list, keys: Sequence[Any], trees: Sequence[Tree], place: Callable[[int], int],
+            records: dict[tuple[str, ...], type]) -> Builder:
+    """What copies `empty`, which holds all constants by then, and sets what a call computed."""
+    values, nested = [], []
+    for key, tree in zip(keys, trees, strict=True):
+        if isinstance(tree, ValueLeaf):
+            values.append((key, place(tree.id)))
+        elif isinstance(tree, (ConstLeaf, FloatLeaf)):
+            empty[key] = builder(tree, place, records)([])
+        else:
+            nested.append((key, builder(tree, place, records)))
+
+    def build(registers):
+        made = empty.copy()
+        for key, register in values:
+            made[key] = registers[register]
+        for key, item in nested:
+            made[key] = item(registers)
+        return made
+
+    return build

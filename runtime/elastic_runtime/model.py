@@ -36,14 +36,15 @@ from elastic_runtime.limits import DEFAULT_LIMITS, Limits
 from elastic_runtime.plan import Exit, Plan, Random, choose, make_plan
 from elastic_runtime.schema import Jump, Program, Provenance, RegionStep, Return, ScalarType
 
-_REMEMBERED_PATHS = 1024
+_UNCOUNTED_PATHS = 256
 _SHORT_PATH = 64
 _SAMPLES = 4096
 
 
 @dataclass(frozen=True)
 class RegionStatistics:
-    """Time inside one region's kernel while profiling: calls, their sum, and the median of the latest 4096."""
+    """Time inside the engine's run call of one region while profiling (inside the whole kernel, where the kernel has
+    no `around`): calls, their sum, and the median of the latest 4096."""
 
     name: str
     calls: int
@@ -75,21 +76,24 @@ class BlockRun:
     raised: tuple[str, str] | None = None
 
 
-class _Timed:
-    """A kernel that notes how long it runs."""
+class Timed:
+    """`kernel`, as `self.kernel`, noting in `calls`, `total` and `samples` how many ns its engine's run call takes."""
 
     def __init__(self, kernel: Kernel) -> None:
-        self.kernel, self.calls, self.total = kernel, 0, 0
+        self.calls, self.total = 0, 0
         self.samples: deque[int] = deque(maxlen=_SAMPLES)
+        self.kernel: Kernel = getattr(kernel, "around", lambda wrap: wrap(kernel))(self._around)
 
-    def __call__(self, inputs: list[np.ndarray]) -> Sequence[np.ndarray]:
-        start = perf_counter_ns()
-        outputs = self.kernel(inputs)
-        took = perf_counter_ns() - start
-        self.calls += 1
-        self.total += took
-        self.samples.append(took)
-        return outputs
+    def _around(self, run: Callable) -> Callable:
+        def timed(*args):
+            start = perf_counter_ns()
+            made = run(*args)
+            took = perf_counter_ns() - start
+            self.calls += 1
+            self.total += took
+            self.samples.append(took)
+            return made
+        return timed
 
     def statistics(self, name: str) -> RegionStatistics:
         samples = list(self.samples) or [0]
@@ -114,8 +118,10 @@ class Model:
         self._initial = tuple(
             contents.weights[name].item() if isinstance(kind, ScalarType) else contents.weights[name]
             for name, kind in zip(program.initial, program.modes[0].state, strict=True))
+        self._max_steps = limits.max_steps
         self._stateful = len(program.modes) > 1 or bool(program.modes[0].state)
         self._blocks = tuple(entry.block for entry in program.entries)
+        self._entries = tuple(mode.entries for mode in program.modes)
         self._random = Random(seed)
         self._records: dict[tuple[str, ...], type] = {}
         self._turn, self._lock = threading.RLock(), threading.Lock()
@@ -139,18 +145,24 @@ class Model:
 
     def call_flat(self, entry: int, inputs: Sequence[Any]) -> Any:
         """Run entry number `entry` on its inputs in order, without their structure. Raises as a call does."""
-        with self._turn:
-            if entry not in self.program.modes[self._mode].entries:
-                raise InputError(f"entry {entry}", "mode", f"mode {self._mode}",
-                                 f"a mode in which it can be called; now {self.program.modes[self._mode].entries}")
-            registers = self._plan.template.copy()
-            self._plan.signatures[entry].bind_flat(inputs, registers)
-            return self._run(self._plan, entry, registers)
+        if self._stateful:
+            with self._turn:
+                return self._call_flat(entry, inputs)
+        return self._call_flat(entry, inputs)
+
+    def _call_flat(self, entry: int, inputs: Sequence[Any]) -> Any:
+        if entry not in self._entries[self._mode]:
+            raise InputError(f"entry {entry}", "mode", f"mode {self._mode}",
+                             f"a mode in which it can be called; now {self._entries[self._mode]}")
+        plan = self._plan
+        registers = plan.template.copy()
+        plan.signatures[entry].bind_flat(inputs, registers)
+        return self._run(plan, entry, registers)
 
     def _call(self, args: tuple, kwargs: dict[str, Any]) -> Any:
         plan = self._plan
         registers = plan.template.copy()
-        entries = self.program.modes[self._mode].entries
+        entries = self._entries[self._mode]
         if len(entries) == 1:
             entry = entries[0]
             plan.signatures[entry].bind(args, kwargs, registers)
@@ -183,10 +195,13 @@ class Model:
             for register, value in zip(plan.state[entry], self._state, strict=True):
                 registers[register] = value
         if self.deadline_s is None:
-            end = plan.run(registers, self._blocks[entry], path, self.limits.max_steps)
+            end = plan.run(registers, self._blocks[entry], path, self._max_steps)
         else:
-            end = plan.run_until(registers, self._blocks[entry], path, self.limits.max_steps, self.deadline_s)
-        self._note(path)
+            end = plan.run_until(registers, self._blocks[entry], path, self._max_steps, self.deadline_s)
+        self._uncounted.append(path)
+        if len(self._uncounted) >= _UNCOUNTED_PATHS or len(path) > _SHORT_PATH:
+            with self._lock:
+                self._count()
         if self._stateful:
             self._commit(end, registers, given)
         if end.build is None:
@@ -212,7 +227,7 @@ class Model:
     def statistics(self) -> Statistics:
         """Counts over all calls since loading or `profile`."""
         with self._lock:
-            self._fold()
+            self._count()
             visits = tuple(self._visits[block] for block in range(len(self.program.blocks)))
             regions = zip(self._timed, self.program.regions, strict=False)
             return Statistics(self._calls, visits, dict(self._edges),
@@ -220,37 +235,24 @@ class Model:
 
     def profile(self, on: bool = True) -> None:
         """Start counting anew, with (`on`) or without the time of each region."""
-        self._timed = tuple(_Timed(kernel) for kernel in self._kernels) if on else ()
-        self._plan = make_plan(self.program, self._timed or self._kernels, self._hosts, self._random, self.limits,
-                               records=self._records)
+        self._timed = tuple(Timed(kernel) for kernel in self._kernels) if on else ()
+        kernels = tuple(timed.kernel for timed in self._timed) or self._kernels
+        self._plan = make_plan(self.program, kernels, self._hosts, self._random, self.limits, records=self._records)
         with self._lock:
             self._forget()
 
     def _forget(self) -> None:
         self._calls, self._visits, self._edges = 0, Counter(), Counter()
-        self._paths: Counter[tuple[int, ...]] = Counter()
+        self._uncounted: deque[list[int]] = deque()
 
-    def _note(self, path: list[int]) -> None:
-        with self._lock:
-            self._calls += 1
-            if len(path) > _SHORT_PATH:
-                self._count(path, 1)
-            else:
-                key = tuple(path)
-                self._paths[key] = self._paths.get(key, 0) + 1
-                if len(self._paths) > _REMEMBERED_PATHS:
-                    self._fold()
-
-    def _fold(self) -> None:
-        for path, times in self._paths.items():
-            self._count(path, times)
-        self._paths.clear()
-
-    def _count(self, path: Sequence[int], times: int) -> None:
-        for block, visits in Counter(path).items():
-            self._visits[block] += visits * times
-        for edge, taken in Counter(pairwise(path)).items():
-            self._edges[edge] += taken * times
+    def _count(self) -> None:
+        paths = Counter(tuple(self._uncounted.popleft()) for _ in range(len(self._uncounted)))
+        self._calls += paths.total()
+        for path, times in paths.items():
+            for block, visits in Counter(path).items():
+                self._visits[block] += visits * times
+            for edge, taken in Counter(pairwise(path)).items():
+                self._edges[edge] += taken * times
 
     # -------------------------------------------------------------------------------------- state and checks
     def reset(self) -> None:
@@ -271,7 +273,8 @@ class Model:
         with self._turn:
             kept = self._mode, self._state, self._path, self._random.generator, self.deadline_s
             with self._lock:
-                counts = self._calls, self._visits.copy(), self._edges.copy(), self._paths.copy()
+                self._count()
+                counts = self._calls, self._visits.copy(), self._edges.copy()
             try:
                 self.reset()
                 self.seed(0)
@@ -280,7 +283,8 @@ class Model:
             finally:
                 self._mode, self._state, self._path, self._random.generator, self.deadline_s = kept
                 with self._lock:
-                    self._calls, self._visits, self._edges, self._paths = counts
+                    self._uncounted.clear()
+                    self._calls, self._visits, self._edges = counts
 
     def reference_inputs(self) -> list[tuple[int, list[np.ndarray]]]:
         """Entry number and flat inputs of each reference call, for `call_flat`."""

@@ -128,8 +128,8 @@ def make_plan(program: Program, kernels: Sequence[Kernel], hosts: Mapping[str, C
 
 def truth(value: Any) -> bool:
     """A branch's condition as a bool. Raises `ExecutionError` for a tensor that has not exactly one element."""
-    if value is True or value is False:
-        return value
+    if isinstance(value, (bool, int, float)):
+        return bool(value)
     if value.size != 1:
         raise ExecutionError("branch", "one-element", tell(value), "a bool or a tensor of one element")
     return bool(value)
@@ -275,19 +275,32 @@ class _Lowering:
         return lambda registers: exit_
 
     def branch(self, end: Branch, held: set[int]) -> EndFunction:
-        cond, then, orelse = self.place[end.cond], self.jump(end.then, held), self.jump(end.orelse, held)
-        if isinstance(self.program.values[end.cond], ScalarType):
-            return lambda registers: then(registers) if registers[cond] else orelse(registers)
-        return lambda registers: then(registers) if truth(registers[cond]) else orelse(registers)
+        cond, tensor = self.place[end.cond], isinstance(self.program.values[end.cond], TensorType)
+        edges = [self.edge(jump, held) for jump in (end.then, end.orelse)]
+        if any(moves for _, moves, _ in edges):
+            then, orelse = self.jump(end.then, held), self.jump(end.orelse, held)
+            return lambda registers: then(registers) if truth(registers[cond]) else orelse(registers)
+        yes, no = [(block, dead) for block, _, dead in edges]
 
-    def jump(self, jump: Jump, held: set[int]) -> EndFunction:
-        block = jump.block
-        targets = [self.place[param] for param in self.program.blocks[block].params]
+        def run(registers):
+            value = registers[cond]
+            if tensor and value.size != 1:
+                truth(value)
+            block, dead = yes if value else no
+            for register in dead:
+                registers[register] = None
+            return block
+        return run
+
+    def edge(self, jump: Jump, held: set[int]) -> tuple[int, list[tuple[int, int]], tuple[int, ...]]:
+        """The block that a jump goes to, the (from, to) registers that it copies, and those that it empties."""
+        targets = [self.place[param] for param in self.program.blocks[jump.block].params]
         moves = {(self.place[value], target) for value, target in zip(jump.args, targets, strict=True)}
         moves = sorted((source, target) for source, target in moves if source != target)
-        dead = tuple(sorted(held - set(targets)))
-        if not moves and not dead:
-            return lambda registers: block
+        return jump.block, moves, tuple(sorted(held - set(targets)))
+
+    def jump(self, jump: Jump, held: set[int]) -> EndFunction:
+        block, moves, dead = self.edge(jump, held)
         if not moves:
             def clear(registers):
                 for register in dead:
@@ -414,39 +427,24 @@ def _region(kernel: Kernel, name: str, inputs: tuple[int, ...], outputs: tuple[i
             return error
         return ExecutionError(f"region {name}", "engine", f"{type(error).__name__}: {error}", "a result")
 
-    if len(outputs) == 1 and len(inputs) in (1, 2):
-        first, last, output = inputs[0], inputs[-1], outputs[0]
-        if len(inputs) == 1:
-            def run(registers):
-                try:
-                    registers[output] = kernel([registers[first]])[0]
-                except Exception as error:
-                    raise failed(error) from error
-        else:
-            def run(registers):
-                try:
-                    registers[output] = kernel([registers[first], registers[last]])[0]
-                except Exception as error:
-                    raise failed(error) from error
-        return run
-    if len(outputs) == 2:
-        left, right = outputs
-
-        def run(registers):
-            try:
-                registers[left], registers[right] = kernel([registers[register] for register in inputs])
-            except Exception as error:
-                raise failed(error) from error
-        return run
+    read, count, written = _reader(inputs), len(outputs), tuple(enumerate(outputs))
 
     def run(registers):
         try:
-            made = kernel([registers[register] for register in inputs])
-            for register, value in zip(outputs, made, strict=True):
-                registers[register] = value
+            made = kernel(read(registers))
+            if len(made) != count:
+                raise ValueError(f"{len(made)} outputs instead of {count}")
+            for index, register in written:
+                registers[register] = made[index]
         except Exception as error:
             raise failed(error) from error
     return run
+
+
+def _reader(inputs: tuple[int, ...]) -> Callable[[Registers], Sequence[np.ndarray]]:
+    if len(inputs) > 1:
+        return itemgetter(*inputs)
+    return itemgetter(slice(inputs[0], inputs[0] + 1) if inputs else slice(0))
 
 
 def _host_call(function: Callable, signature: HostSignature, inputs: tuple[int, ...],

@@ -7,7 +7,7 @@ import torch
 
 from elastic_compile import bench
 from elastic_compile.bundle import write
-from elastic_runtime import load
+from elastic_runtime import engines, load, schema
 from tests.programs import scalar_parts
 
 BRIEF = bench.Settings(warmup_ms=0, duration_s=0, iterations=5, percentiles=(50.0,))
@@ -62,3 +62,56 @@ def test_a_contender_that_fails_is_named_with_its_reason(monkeypatch):
     monkeypatch.setattr(torch, "compile", fail)
     thunks, missing = bench.torch_calls(eager, CALLS, threads=1)
     assert list(thunks) == [bench.EAGER] and missing == {bench.COMPILED: "RuntimeError: no C++ compiler"}
+
+
+def one_region() -> schema.Program:
+    image = schema.TensorType(dtype="float32", shape=(2,))
+    port = schema.Port(name="x", type=image)
+    return schema.Program(
+        name="one", values=(image, image),
+        blocks=(schema.Block(params=(0,), steps=(schema.RegionStep(region=0, inputs=(0,), outputs=(1,)),),
+                             terminator=schema.Return(tree=schema.ValueLeaf(id=1))),),
+        entries=(schema.Entry(name="forward", block=0, inputs=(0,), params=(
+            schema.Parameter(name="x", kind="standard", tree=schema.ValueLeaf(id=0)),)),),
+        regions=(schema.Region(name="r", engine="ticking", files={}, inputs=(port,), outputs=(port,)),))
+
+
+@pytest.mark.parametrize(("tells", "host_us"), [(True, 3.0), (False, 0.0)], ids=["around", "whole kernel"])
+def test_the_host_is_everything_but_the_engines_run_call(tmp_path, monkeypatch, request, tells, host_us):
+    """By a clock that only advances by what kernels take (3 us) and run calls (70 us) and by 0.5 us a reading."""
+    now = [0]
+
+    def clock():
+        now[0] += 500
+        return now[0]
+
+    def run(array):
+        now[0] += 70_000
+        return [array + 1]
+
+    class Ticking:
+        native = False
+
+        def load(self, region, files, weights, options):
+            def around(wrap):
+                wrapped = wrap(run)
+
+                def kernel(arrays):
+                    now[0] += 3_000
+                    return wrapped(arrays[0])
+                if tells:
+                    kernel.around = around
+                return kernel
+            return around(lambda run: run)
+
+    engines.register("ticking", Ticking)
+    request.addfinalizer(lambda: engines.unregister("ticking"))
+    nothing = schema.Reference(tensors="reference.safetensors", calls=())
+    write(tmp_path / "m.elastic", **scalar_parts() | {
+        "program": one_region(), "reference": nothing, "reference_tensors": {}})
+    model = load(tmp_path / "m.elastic")
+    monkeypatch.setattr(bench, "perf_counter_ns", clock)
+    monkeypatch.setattr("elastic_runtime.model.perf_counter_ns", clock)
+    found = bench.host_us_per_region(model, lambda: model(np.zeros(2, np.float32)))
+    assert found == pytest.approx(host_us, abs=0.11), "a reading of the clock per five calls remains"
+    assert model.statistics().regions == (), "profiling is off again"

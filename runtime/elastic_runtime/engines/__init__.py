@@ -25,10 +25,13 @@ from elastic_runtime.schema import Region
 
 ENTRY_POINTS = "elastic_runtime.engines"
 
-Kernel = Callable[[list[np.ndarray]], Sequence[np.ndarray]]
+Kernel = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]
 """Called with one array per input port; gives one array per output port that nothing else writes to later.
 Inputs have the dtype and rank of their ports, are C-contiguous, aligned, in native byte order, and may be
-read-only; outputs must be C-contiguous. An exception comes out as `ExecutionError` with the region's name."""
+read-only; outputs must be C-contiguous. An exception comes out as `ExecutionError` with the region's name.
+
+A kernel may have an attribute `around`: called with a function that wraps a callable, it gives the same kernel with
+the engine's own run call wrapped, so that profiling tells that call from the kernel's Python lines around it."""
 
 
 @dataclass(frozen=True)

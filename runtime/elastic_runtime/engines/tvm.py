@@ -12,7 +12,7 @@ import importlib.util
 import os
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -126,8 +126,8 @@ def _weight(array: np.ndarray) -> tvm_ffi.Tensor:
 
 
 def _kernel(region: Region, entry: tvm_ffi.Function, lock: threading.Lock, copies: Sequence[int],
-            weights: Sequence[tvm_ffi.Tensor]) -> Kernel:
-    name, outputs = region.name, range(len(region.outputs))
+            weights: Sequence[tvm_ffi.Tensor], wrap: Callable[[Callable], Callable] = lambda run: run) -> Kernel:
+    name, outputs, run = region.name, range(len(region.outputs)), wrap(entry)
     borrow, give = tvm_ffi.from_dlpack, np.from_dlpack
 
     def tensor(array: np.ndarray) -> tvm_ffi.Tensor:
@@ -137,10 +137,10 @@ def _kernel(region: Region, entry: tvm_ffi.Function, lock: threading.Lock, copie
                 return borrowed
         return borrow(_aligned(array))
 
-    def kernel(arrays: list[np.ndarray]) -> Sequence[np.ndarray]:
+    def kernel(arrays: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
         try:
             with lock:
-                made = entry(*map(tensor, arrays), *weights)
+                made = run(*map(tensor, arrays), *weights)
             result = [give(made[index]) for index in outputs]
         except Exception as error:
             raise ExecutionError(name, "tvm", str(error), "a run without an error") from error
@@ -148,4 +148,5 @@ def _kernel(region: Region, entry: tvm_ffi.Function, lock: threading.Lock, copie
             result[index] = result[index].copy()
         return result
 
+    kernel.around = lambda wrap: _kernel(region, entry, lock, copies, weights, wrap)
     return kernel
