@@ -120,7 +120,6 @@ class Writer:
         self.indent = 0
         self.fresh = count()
         self.forks = 0
-        self.max_forks = 3 + self.below(12)
         self.stateful = False
 
     # -- choices
@@ -149,6 +148,10 @@ class Writer:
             self.line("pass")
         self.indent -= 1
 
+    def allow(self, forks: int) -> None:
+        """A function begins that may take so many decisions."""
+        self.forks = forks
+
     # -- the program
     def program(self) -> str:
         parts: list[Part] = []
@@ -168,6 +171,7 @@ class Writer:
 
     def helper(self, parts: list[Part], generators: list[str]) -> Part:
         name = f"helper{next(self.fresh)}"
+        self.allow(1 + self.below(3))
         self.line()
         self.line()
         risky = self.chance(30)
@@ -176,11 +180,12 @@ class Writer:
                 {TENSOR: ["u"], FLOAT: ["w"]}, parts=[p for p in parts if not p.risky], generators=list(generators),
                 returns=lambda inner: self.tensor(inner), raises=risky, depth=1, statements=3)
             self.body(scope)
-            self.line(f"return {self.tensor(scope)}")
+            self.line(f"return {self.all_tensors(scope)}")
         return Part(name, risky)
 
     def generator(self) -> str:
         name = f"steps{next(self.fresh)}"
+        self.allow(1 + self.below(2))
         self.line()
         self.line()
         with self.block(f"def {name}(u, k):"):
@@ -208,8 +213,9 @@ class Writer:
             scope.returns = lambda inner: self.tensor(inner)
             self.line()
             with self.block("def forward(self, h):"):
+                self.allow(1 + self.below(4))
                 self.body(scope)
-                self.line(f"return {self.tensor(scope)}")
+                self.line(f"return {self.all_tensors(scope)}")
         return f"{name}!" if risky else name
 
     def constructor(self, below: list[str], parts: list[Part], generators: list[str]) -> Scope:
@@ -223,7 +229,7 @@ class Writer:
             self.line("self.first = Leaf()")
             own.append(Part("self.first"))
             for i, kind in enumerate(below[-2:]):
-                if self.chance(70):
+                if self.chance(85):
                     self.line(f"self.sub{i} = {kind.rstrip('!')}()")
                     own.append(Part(f"self.sub{i}", kind.endswith("!")))
             if self.chance(60):
@@ -262,21 +268,30 @@ class Writer:
             self.line()
             with self.block(f"def forward({given}):"):
                 self.line("h = self.first(x)")
+                self.allow(3 + self.below(6))
+                for part in scope.parts:
+                    if not part.risky and part.call.startswith("self.sub") and self.chance(70):
+                        self.line(f"h = {part.call}(h)")
                 self.body(scope)
                 self.line(f"return {self.result(scope)}")
         return arguments
 
+    def all_tensors(self, scope: Scope) -> str:
+        """An expression that depends on the tensors of a scope, up to six."""
+        names = list(dict.fromkeys(scope.of(TENSOR)))[-6:]
+        return names[0] if len(names) == 1 else f"torch.tanh({' - '.join(names)})"
+
     def result(self, scope: Scope) -> str:
-        first = self.pick(*scope.of(TENSOR))
+        first = self.pick(self.pick(*scope.of(TENSOR)), self.all_tensors(scope), self.all_tensors(scope))
         others = [
             *(name for kind in (INT, FLOAT, VIEW, SCALAR, LIST, DICT, MODE) for name in scope.of(kind)),
             *(f"self.{name}" for name in ("count", "flag") if name in scope.state), "None",
         ]
         kind = self.below(8)
-        if kind < 3:
+        if kind < 1:
             return first
-        if kind < 5:
-            return f"{first}, {self.pick(*others)}"
+        if kind < 4:
+            return f"{first}, {', '.join(dict.fromkeys(self.pick(*others) for _ in range(3)))}"
         if kind < 6:
             return f'{{"out": {first}, "more": [{self.pick(*others)}, {self.pick(*scope.of(TENSOR))}]}}'
         return f"({first}, ({self.pick(*others)}, {self.tensor(scope, 1)}))"
@@ -284,9 +299,9 @@ class Writer:
     # -- expressions
     def may_fork(self, percent: int = 100) -> bool:
         """Whether another decision fits into the program."""
-        if self.forks >= self.max_forks or not self.chance(percent):
+        if self.forks <= 0 or not self.chance(percent):
             return False
-        self.forks += 1
+        self.forks -= 1
         return True
 
     def tensor(self, scope: Scope, depth: int = 2) -> str:
@@ -311,7 +326,7 @@ class Writer:
                 options += [lambda part=part: f"{part.call}({inner()})"] * 2
         for name_ in scope.of(CALLABLE):
             options += [lambda name_=name_: f"{name_}({inner()})"] * 2
-        if self.forks < self.max_forks:
+        if self.forks > 0:
             options += [lambda: self.ternary(scope, inner)] * 2
         for module in scope.modules:
             options.append(lambda module=module: f"{module}[{self.pick('0', '1', '-1')}]({inner()})")
@@ -690,7 +705,7 @@ class Writer:
             if shared:
                 self.line(f"nonlocal {', '.join(shared)}")
             self.small(inner)
-            self.line(f"return {self.tensor(inner)}")
+            self.line(f"return {self.all_tensors(inner)}")
         scope.names[CALLABLE] = [*scope.of(CALLABLE), name]
         self.define(scope, TENSOR, f"{name}({self.tensor(scope, 1)})")
 

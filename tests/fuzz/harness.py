@@ -48,7 +48,8 @@ _numbers = count()
 @dataclass(frozen=True)
 class Outcome:
     """What came of a program. `kind`: "equal", "refused", "wrong", "borderline" (no call was left to compare), "slow"
-    (given up), "broken" (it fails in PyTorch by itself). `code`: the refusal's, or which form went wrong: "rewritten", "compiled", "forced", or an error's name.
+    (given up), "broken" (it fails in PyTorch by itself), "unaligned" (equal on all calls; a forced path could not be
+    followed on both sides). `code`: the refusal's, or which form went wrong: "rewritten", "compiled", "forced", or an error's name.
     `detail`: the difference, or the end of the traceback."""
 
     kind: str
@@ -220,6 +221,8 @@ def _check(module: types.ModuleType, onnxruntime: bool, forced: bool, poison: bo
                 return Outcome("wrong", error.code, str(error) + "\n" + last_lines(error))
             return Outcome("refused", error.code, str(error))
         except oracle.Disagreement as error:
+            if str(error).startswith("the compiled program "):
+                return Outcome("unaligned", detail=str(error))
             return Outcome("wrong", "forced", str(error))
         except Exception as error:
             return Outcome("wrong", type(error).__name__, last_lines(error))
