@@ -86,8 +86,8 @@ class TvmBackend:
                 if progress:
                     progress(done, len(regions), source.name)
                 imported.append(_import(source))
-            library, ops = _build(imported, self.target)
-        made = [_compiled(region, library, ops[region.source.name]) for region in imported]
+            built = _build(imported, self.target)
+        made = [_compiled(region, built) for region in imported]
         if self.target is None:
             _load_once(imported, made)
         if progress:
@@ -102,20 +102,29 @@ class _Imported:
     source: RegionSource
     module: object
     weights: tuple[str, ...]
-    copies: tuple[int, ...]
 
 
-def _compiled(region: _Imported, library: bytes, ops: int) -> CompiledRegion:
+@dataclass(frozen=True)
+class _Built:
+    """`library`: the shared object. By region: `ops`, kernels called; `shared`, outputs to copy (see `_shared`)."""
+
+    library: bytes
+    ops: dict[str, int]
+    shared: dict[str, tuple[int, ...]]
+
+
+def _compiled(region: _Imported, built: _Built) -> CompiledRegion:
     source = region.source
+    shared = ",".join(map(str, built.shared[source.name]))
     return CompiledRegion(
         name=source.name,
         engine=TvmBackend.engine,
-        payload={"library": library},
+        payload={"library": built.library},
         inputs=tuple(schema.Port(name=f"x{i}", type=kind) for i, kind in enumerate(source.inputs)),
         outputs=tuple(schema.Port(name=f"y{i}", type=kind) for i, kind in enumerate(source.outputs)),
         weights={f"w{i}": key for i, key in enumerate(region.weights)},
-        options={"symbol": source.name, "copy": ",".join(map(str, region.copies))},
-        ops=ops,
+        options={"symbol": source.name, "copy": shared},
+        ops=built.ops[source.name],
     )
 
 
@@ -166,7 +175,6 @@ def _import(source: RegionSource) -> _Imported:
         raise _refused(source, "its operators cannot be decomposed", _first_line(error)) from error
     _check_outputs(source, program)
     _check_operators(source, program)
-    copies = _views(program)
     program, state = _state_as_inputs(source, program)
     try:
         module = from_exported_program(
@@ -178,7 +186,7 @@ def _import(source: RegionSource) -> _Imported:
              if key is None or tensor.numel() * tensor.element_size() < EMBED_BYTES}
     module = relax.transform.BindParams("main", small)(module)
     weights = tuple(key for name, (key, _) in state.items() if name not in small)
-    return _Imported(source, module, weights, copies)
+    return _Imported(source, module, weights)
 
 
 def _check_types(source: RegionSource, module) -> None:
@@ -216,27 +224,6 @@ def _check_operators(source: RegionSource, program: ExportedProgram) -> None:
                            "compile with backend='onnxruntime', or write it with other operators")
 
 
-_VIEWS = frozenset({
-    aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.squeeze.default, aten.squeeze.dim,
-    aten.squeeze.dims, aten.unsqueeze.default, aten.clone.default, aten.detach.default, aten.alias.default,
-    aten.expand.default, aten.flatten.using_ints, aten._to_copy.default, aten.permute.default,
-    aten.transpose.int, aten.slice.Tensor, aten.select.int, aten.lift_fresh_copy.default, aten.contiguous.default,
-})
-
-
-def _views(program: ExportedProgram) -> tuple[int, ...]:
-    """Outputs that may share memory with an input, a weight or an earlier output."""
-    taken: set[torch.fx.Node] = set()
-    shared = []
-    for index, node in enumerate(program.graph.output_node().args[0]):
-        while node.target in _VIEWS:
-            node = node.args[0]
-        if node.op == "placeholder" or node in taken:
-            shared.append(index)
-        taken.add(node)
-    return tuple(shared)
-
-
 def _state_as_inputs(
     source: RegionSource, program: ExportedProgram
 ) -> tuple[ExportedProgram, dict[str, tuple[str | None, torch.Tensor]]]:
@@ -271,22 +258,49 @@ def _state_as_inputs(
 
 
 # ------------------------------------------------------------------------------------ to a library
-def _build(imported: Sequence[_Imported], target: dict[str, object] | None) -> tuple[bytes, dict[str, int]]:
+def _build(imported: Sequence[_Imported], target: dict[str, object] | None) -> _Built:
     import tvm
     from tvm import relax
 
-    from elastic_compile.backends.tvm_schedule import pipeline
+    from elastic_compile.backends import tvm_schedule
 
     chosen = tvm.target.Target(target or host_target())
+    names = [region.source.name for region in imported]
     try:
-        module = _merge(imported)
         with chosen:
-            lowered = pipeline(chosen)(module)
-        ops = {region.source.name: _calls(lowered[region.source.name]) for region in imported}
-        executable = relax.build(lowered, chosen, relax_pipeline=None, exec_mode="compiled")
-        return _link(executable), ops
+            module = tvm_schedule.to_kernels(chosen)(_merge(imported))
+            ops = {name: _calls(module[name]) for name in names}
+            shared = {name: _shared(module[name]) for name in names}
+            module = tvm_schedule.to_runtime(chosen)(module)
+        executable = relax.build(module, chosen, relax_pipeline=None, exec_mode="compiled")
+        return _Built(_link(executable), ops, shared)
     except Exception as error:
         raise _whose(imported, target, error) from error
+
+
+_VIEWS = ("relax.reshape", "relax.memory.view", "relax.memory.ensure_zero_offset")
+
+
+def _shared(function) -> tuple[int, ...]:
+    """Outputs that are memory of a parameter, a constant or an earlier output: copies keep them the caller's."""
+    from tvm import relax
+
+    values = {binding.var: binding.value for block in function.body.blocks for binding in block.bindings}
+
+    def owner(made):
+        while made in values:
+            value = values[made]
+            if isinstance(value, relax.Call):
+                if getattr(value.op, "name", "") not in _VIEWS:
+                    return made
+                value = value.args[0]
+            made = value
+        return made
+
+    result = values.get(function.body.body, function.body.body)
+    owners = [owner(field) for field in result.fields]
+    return tuple(index for index, made in enumerate(owners)
+                 if made not in values or any(made.same_as(earlier) for earlier in owners[:index]))
 
 
 def _whose(imported: Sequence[_Imported], target: dict[str, object] | None, error: Exception) -> BackendError:

@@ -28,8 +28,8 @@ _PARALLEL_FROM = 1_000_000
 _ACCUMULATORS = 24
 
 
-def pipeline(target: tvm.target.Target) -> tvm.transform.Pass:
-    """Relax to scheduled TensorIR and calls of it, for `target`."""
+def to_kernels(target: tvm.target.Target) -> tvm.transform.Pass:
+    """Relax operators to scheduled TensorIR, and calls of it on tensors that are allocated by name."""
     return tvm.transform.Sequential([
         _write_for_vectors,
         relax.transform.DeadCodeElimination(),
@@ -37,8 +37,12 @@ def pipeline(target: tvm.target.Target) -> tvm.transform.Pass:
         *cpu.legalize_passes(target),
         _schedule_all,
         *cpu.dataflow_lower_passes(target),
-        *cpu.finalize_passes(target),
     ])
+
+
+def to_runtime(target: tvm.target.Target) -> tvm.transform.Pass:
+    """Allocations planned to share memory, and calls of TVM's runtime in place of relax."""
+    return tvm.transform.Sequential(cpu.finalize_passes(target))
 
 
 @mutator

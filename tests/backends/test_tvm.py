@@ -147,6 +147,35 @@ def test_outputs_belong_to_the_caller(plus_one) -> None:
     assert np.array_equal(array, np.ones((2, 3), np.float32))
 
 
+class Echo(nn.Module):
+    """Gives back what it was given, in every way that a compiler may turn into no work at all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(64, 64))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        y = x.relu()
+        return (x, x.view(-1), x + 0, x * 1, x.clone(), x.t(), y, y, y.reshape(-1), y + 0,
+                self.weight, self.weight.view(-1), self.weight * 1, torch.ones(2))
+
+
+def test_outputs_share_no_memory(tvm) -> None:
+    model, x = Echo(), torch.randn(2, 3)
+    made = source(model, [x])
+    region = tvm.compile([made])[0]
+    weights = weights_of(region, made.exported)
+    files = {"library": memoryview(region.payload["library"])}
+    kernel = engines.factory("tvm")().load(described(region), files, weights, engines.EngineOptions())
+    assert differences(kernel, model, [x]) == []
+    aligned = kernel([x.numpy()])[6]
+    outputs = kernel([aligned])
+    assert len(outputs) == 14
+    for index, made in enumerate(outputs):
+        for other in (aligned, *weights.values(), *outputs[:index]):
+            assert not np.shares_memory(made, other)
+
+
 def test_results_carried_round_a_loop(plus_one) -> None:
     value = np.zeros((2, 3), np.float32)
     for _ in range(10):
