@@ -30,6 +30,11 @@ UNARY = {
     "OpaqueUnaryFn_log2": "log2", "OpaqueUnaryFn_sin": "sin", "OpaqueUnaryFn_cos": "cos",
     "OpaqueUnaryFn_tanh": "tanh",
 }
+#: Operations on ints that give ints, where the expression itself does not say so.
+INTEGER = {
+    "LShift", "RShift", "FloorDiv", "CleanDiv", "Mod", "PythonMod", "PowByNatural", "TruncToInt", "FloorToInt",
+    "CeilToInt", "RoundToInt", "BitwiseFn_bitwise_and", "BitwiseFn_bitwise_or", "BitwiseFn_bitwise_xor",
+}
 COMPARISONS = {"eq", "ne", "lt", "le", "gt", "ge", "and", "or", "not"}
 
 
@@ -69,7 +74,8 @@ def steps_for(
 
     def compute(node: Any, into: int | None) -> int:
         name = type(node).__name__
-        made = "int" if getattr(node, "is_integer", False) else "float"
+        whole = getattr(node, "is_integer", None)
+        made = "int" if whole or (whole is None and name in INTEGER) else "float"
         if name in UNARY:
             op = UNARY[name]
             return make(op, [operand(node.args[0])], "bool" if op in COMPARISONS else made, into)
