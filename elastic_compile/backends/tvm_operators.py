@@ -242,8 +242,7 @@ def _convert_index_select(node, importer):
     from tvm import relax
 
     data, axis, index = importer.env[node.args[0]], node.args[1], importer.env[node.args[2]]
-    size = node.args[0].meta["val"].shape[axis]
-    return importer.block_builder.emit(relax.op.take(data, _bounded(importer, index, size), axis=axis))
+    return importer.block_builder.emit(relax.op.take(data, index, axis=axis, mode="clip"))
 
 
 def _convert_gather(node, importer):

@@ -104,6 +104,13 @@ def test_what_tvm_gets_wrong_is_refused_by_name(tvm, model, inputs, reason) -> N
     assert "block_7" in str(caught.value) and reason in str(caught.value)
 
 
+def test_nothing_is_printed(tvm, capfd: pytest.CaptureFixture[str]) -> None:
+    made = source(lambda x, i: x[i].softmax(-1), [torch.randn(4, 8), torch.tensor([1, 2])])
+    capfd.readouterr()
+    tvm.compile([made])
+    assert capfd.readouterr() == ("", "")
+
+
 def test_missing_tvm_is_a_typed_error_that_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     real = importlib.metadata.version
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.1" if name == "apache-tvm" else real(name))
