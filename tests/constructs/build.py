@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -50,13 +50,30 @@ def _build(case: Case) -> Built | Exception:
         return error
 
 
-def compile_case(case: Case, **options: Any) -> Built:
-    """Compile, save and load, with the factory's `options`."""
+def compile_case(
+    case: Case, chosen: Callable[[list[oracle.Arguments]], list[int]] | None = None, **options: Any
+) -> Built:
+    """Compile, save and load, with the factory's `options`; `chosen` picks the calls to compile for, by number."""
     target, calls = case.make(**options)
+    if chosen is not None:
+        calls = [calls[i] for i in chosen(oracle.arguments(target, calls))]
     compiled = ec.compile(target, calls, backend="onnxruntime")
     path = Path(_directory.name) / f"{case.name}{len(list(Path(_directory.name).iterdir()))}.elastic"
     compiled.save(path)
     return Built(case, compiled, er.load(path, host_ops=case.host_ops), tuple(oracle.arguments(*case.make(**options))))
+
+
+def fewest(calls: list[oracle.Arguments]) -> list[int]:
+    """The numbers of the calls that suffice to know the signatures: one per structure, and one more where a Python
+    number varies."""
+    kept: list[int] = []
+    for i, call in enumerate(calls):
+        alike = [calls[k] for k in kept if calls[k].entry == call.entry]
+        numbers = [k for k, leaf in enumerate(call.leaves) if not isinstance(leaf, torch.Tensor)]
+        known = [{other.leaves[k] for other in alike} for k in numbers]
+        if not alike or any(len(seen) == 1 and call.leaves[k] not in seen for k, seen in zip(numbers, known)):
+            kept.append(i)
+    return kept
 
 
 def forced(built: Built, program: schema.Program | None = None, model: er.Model | None = None) -> oracle.Oracle:

@@ -31,7 +31,7 @@ def plain(value: Any, leaf: Callable[[Any], Any] = array) -> Any:
     """An eager result in the runtime's terms: dicts for dataclasses, and `leaf` of every leaf."""
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*(plain(item, leaf) for item in value))
-    if type(value) in (tuple, torch.Size):
+    if isinstance(value, tuple):
         return tuple(plain(item, leaf) for item in value)
     if type(value) is list:
         return [plain(item, leaf) for item in value]

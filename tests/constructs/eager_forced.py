@@ -131,10 +131,6 @@ class DataBool(Data):
     def __index__(self) -> int:
         return int(bool(self))
 
-    def __add__(self, other: Any) -> Any:
-        return int(bool(self)) + other
-
-    __radd__ = __add__
 
 
 def data_number(value: int | float, key: Any, owner: Any = None) -> Any:
@@ -186,6 +182,13 @@ def _unary(name: str) -> Callable[[Any], Any]:
     return lambda self: data_number(getattr(operator, name)(_bare(self)), (name, self.key), self.owner)
 
 
+def _as_integer(name: str) -> Callable[[Any, Any], Any]:
+    return lambda self, other: getattr(int, name)(int(bool(self)), int(other) if isinstance(other, DataBool) else other)
+
+
+for _name in ("add", "sub", "mul", "floordiv", "mod"):
+    setattr(DataBool, f"__{_name}__", _as_integer(f"__{_name}__"))
+    setattr(DataBool, f"__r{_name}__", _as_integer(f"__r{_name}__"))
 for _kind in (DataInt, DataFloat):
     for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow"):
         setattr(_kind, f"__{_name}__", _arithmetic(_name, False))
@@ -350,6 +353,8 @@ class Forced(Hooks):
             return self.number(owner)
         if isinstance(owner, torch.Tensor) and fn.__name__ == "tolist" and owner.dtype != torch.bool:
             return self.numbers(owner)
+        if fn is type and len(args) == 1 and isinstance(args[0], Data):
+            return bool if isinstance(args[0], DataBool) else type(_bare(args[0]))
         if fn in (int, float, bool) and len(args) == 1:
             return self.converted(site, fn, args[0])
         leaves = [leaf for leaf in _leaves((args, kwargs)) if isinstance(leaf, Data)]

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import elastic_compile as ec
+
 PROGRAMS: dict[str, tuple[Callable[[], tuple[Any, list[Any]]], str]] = {}
 TICKS = itertools.count()
 TOTAL = 0
@@ -98,18 +100,6 @@ def data_decides_inside_an_operation(x, lengths):
     return F.ctc_loss(x, torch.tensor([[1]]), lengths, torch.tensor([1]))  # EC131
 
 
-@torch.library.custom_op("elastic_tests::double_", mutates_args={"x"})
-def double_(x: torch.Tensor) -> None:
-    x.mul_(2)
-
-
-@refused("EC132", "torch.ops.elastic_tests.double_(y)")
-def writes_through_an_operator_of_its_own(x):
-    y = x + 1
-    torch.ops.elastic_tests.double_(y)  # EC132
-    return y
-
-
 @refused("EC133", "torch.tensor_split(x, count)")
 def needs_the_data_itself(x):
     count = (x > 0).sum().reshape(1)
@@ -181,3 +171,13 @@ class HoldsTooMuch(nn.Module):
 @refused("EC160", "", {1, 2, 3})
 def takes_a_set(chosen):
     return torch.ones(3) * len(chosen)
+
+
+@ec.host_op("refused.scale", inputs=["float32[n]", "float32[]"], outputs=["float32[n]"])
+def scale(x, factor):
+    return x * factor
+
+
+@refused("EC171", "scale(x, 2.0)")
+def gives_a_host_function_a_number(x):
+    return scale(x, 2.0)  # EC171

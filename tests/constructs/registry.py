@@ -27,23 +27,25 @@ class Case:
 
     `make()` gives the target of the compilation and its calls; equal weights and calls every time. A factory may
     offer more calls than there are paths. `paths`: how many different sequences (sets, for a `loop`) of outcomes of
-    truth tests the calls have, structures of arguments counted. `loop`: the program must contain a cycle. `longer`:
-    the same network with a larger bound on its trips, which must give as many blocks. `sequence`: the calls are made
-    in order, each from the state that the one before left. `pending`: the code of the refusal that the compiler
-    still answers with. `exact`: outputs are reproducible (false for those that draw random numbers themselves).
-    `seed`: of the weights. `host_ops`: what the application gives the runtime.
+    truth tests the calls have, structures of arguments counted; None where all calls are made and not counted.
+    `loop`: the program must contain a cycle. `longer`: the same network with a larger bound on its trips, which must
+    give as many blocks. `sequence`: the calls are made in order, each from the state that the one before left.
+    `pending`: the code of the refusal that the compiler still answers with. `exact`: outputs are reproducible (false
+    for those that draw random numbers themselves). `seed`: of the weights. `forced`: any outcomes of its tests are
+    possible at once. `host_ops`: what the application gives the runtime.
     """
 
     name: str
     family: str
     factory: Callable[..., Made]
-    paths: int
+    paths: int | None
     loop: bool = False
     longer: dict[str, Any] | None = None
     sequence: bool = False
     pending: str = ""
     exact: bool = True
     seed: int = 0
+    forced: bool = True
     host_ops: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
 
     def make(self, **options: Any) -> Made:
@@ -62,7 +64,7 @@ class Case:
     def chosen(self) -> tuple[int, ...]:
         """The calls to make: one per path, in order; all of them where the number of trips or the order matters."""
         calls = self.made()[1]
-        if self.loop or self.sequence or not self.exact:
+        if self.loop or self.sequence or self.paths is None or not self.exact:
             return tuple(range(len(calls)))
         first: dict[Any, int] = {}
         for i, call in enumerate(oracle.arguments(self.made()[0], calls)):
@@ -79,7 +81,7 @@ class Case:
 CASES: dict[str, Case] = {}
 
 
-def case(paths: int, **options: Any) -> Callable[[Callable[..., Made]], Callable[..., Made]]:
+def case(paths: int | None, **options: Any) -> Callable[[Callable[..., Made]], Callable[..., Made]]:
     """Register the decorated factory under its name; the family is its module."""
 
     def register(factory: Callable[..., Made]) -> Callable[..., Made]:

@@ -5,12 +5,14 @@ import networkx as nx
 import pytest
 
 import elastic_compile as ec
+import elastic_runtime as er
 from elastic_compile.program.ir import jumps
 from elastic_compile.verify import check_blocks
 from elastic_runtime import schema
 from tests.constructs import registry
-from tests.constructs.build import Built, build, compile_case, eager, forced, random_calls, run
-from tests.constructs.compare import difference
+from tests.constructs.build import Built, build, compile_case, eager, fewest, forced, random_calls, run
+from tests.constructs.cases.traps import LOUD
+from tests.constructs.compare import difference, plain
 
 CASES = registry.load()
 READY = [name for name, case in CASES.items() if not case.pending]
@@ -47,6 +49,15 @@ def test_equal_to_eager_on_random_inputs(name):
     assert_equal_in_order(built, random_calls(built.calls, 10))
 
 
+@pytest.mark.parametrize("name", EXACT)
+def test_equal_to_eager_on_paths_that_no_example_takes(name):
+    case = CASES[name]
+    built = compile_case(case, fewest)
+    calls = build(case).calls
+    assert_equal_in_order(built, calls)
+    assert_equal_in_order(built, random_calls(calls, 10, seed=1))
+
+
 @pytest.mark.parametrize("name", READY)
 def test_every_block_was_run(name):
     built = build(CASES[name])
@@ -56,7 +67,7 @@ def test_every_block_was_run(name):
     assert ran == set(range(len(compiled.program.blocks)))
 
 
-@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("name", [name for name in EXACT if CASES[name].forced])
 def test_equal_to_eager_along_forced_paths(name):
     built = build(CASES[name])
     report = forced(built).check(built.calls)
@@ -65,6 +76,18 @@ def test_equal_to_eager_along_forced_paths(name):
         (block, side) for block in report.forceable for side in (0, 1) if (block, side) not in report.edges
     }
     assert not missing
+
+
+@pytest.mark.parametrize("name", LOUD)
+def test_what_fails_in_eager_fails_in_the_runtime(name, tmp_path):
+    program, works, fails = LOUD[name]
+    with pytest.raises((RuntimeError, IndexError)):
+        program(*fails)
+    ec.compile(program, [works]).save(tmp_path / "m.elastic")
+    model = er.load(tmp_path / "m.elastic")
+    assert difference(model(*works), plain(program(*works))) == ""
+    with pytest.raises((er.ModelRaised, er.ExecutionError)):
+        model(*fails)
 
 
 @pytest.mark.parametrize("name", LOOPS)

@@ -19,7 +19,7 @@ def natural_runs(case):
         yield call, run_forced(target if case.sequence else case.make()[0], args, kwargs)
 
 
-@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.exact])
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.exact and not case.pending])
 def test_following_data_does_not_change_the_program(name):
     case = CASES[name]
     target = case.make()[0]
@@ -33,7 +33,7 @@ def test_following_data_does_not_change_the_program(name):
         assert difference(run.result, expected) == ""
 
 
-@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.exact])
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.exact and case.paths is not None])
 def test_the_calls_take_every_path(name):
     case = CASES[name]
     outcomes: dict[tuple[str, int, int], set[bool]] = {}
@@ -51,4 +51,4 @@ def test_the_calls_take_every_path(name):
 def test_the_corpus_is_as_large_as_it_claims():
     assert len(CASES) >= 120
     assert {case.family for case in CASES.values()} == {
-        "decisions", "loops", "values", "state", "results", "structure", "randomness", "host_ops", "idioms"}
+        "decisions", "loops", "values", "state", "results", "structure", "randomness", "host_ops", "idioms", "traps"}

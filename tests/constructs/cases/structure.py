@@ -111,7 +111,7 @@ def clamp_output(module, args, output):
 def shift_input(module, args):
     (x,) = args
     if x.min() < -0.5:
-        return (x - x.mean(),)
+        return (x - 2 * x.mean(),)
     return None
 
 
@@ -128,7 +128,7 @@ class Hooked(nn.Module):
         return self.second(self.first(x))
 
 
-@case(paths=6)
+@case(paths=7)
 def forward_hooks():
     return Hooked(), [(x,) for x in sweep(32, 1, 2)]
 

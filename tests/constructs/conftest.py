@@ -1,0 +1,24 @@
+"""Ends a test that hangs: a compiler that explores for ever must not stop the others."""
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+LIMIT_S = 120
+
+
+class Stuck(BaseException):
+    """Not an Exception, so that no handler of a program under test catches it."""
+
+
+@pytest.fixture(autouse=True)
+def not_for_ever():
+    def stop(number, frame):
+        raise Stuck(f"no end after {LIMIT_S} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(LIMIT_S)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
