@@ -24,6 +24,10 @@ from tests.constructs.registry import Case
 _directory = tempfile.TemporaryDirectory(prefix="elastic-constructs-")
 
 
+class Stuck(BaseException):
+    """A test does not end. Not an Exception, so that no handler of a program under test catches it."""
+
+
 @dataclass(frozen=True)
 class Built:
     """A case, compiled and loaded. `calls`: its own calls, as the compiler sees them."""
@@ -37,16 +41,16 @@ class Built:
 def build(case: Case) -> Built:
     """The case compiled with ONNX Runtime; the same object, or the same error, every time."""
     result = _build(case)
-    if isinstance(result, Exception):
+    if isinstance(result, BaseException):
         raise result
     return result
 
 
 @functools.cache
-def _build(case: Case) -> Built | Exception:
+def _build(case: Case) -> Built | BaseException:
     try:
         return compile_case(case)
-    except Exception as error:
+    except (Exception, Stuck) as error:
         return error
 
 
@@ -100,6 +104,8 @@ def run(model: er.Model, call: oracle.Arguments) -> Any:
         return model(*args, **kwargs)
     except er.ModelRaised as error:
         return Raised(error.type)
+    except er.ExecutionError:
+        return Raised("ExecutionError")
 
 
 def random_calls(calls: Sequence[oracle.Arguments], count: int, seed: int = 0) -> list[oracle.Arguments]:

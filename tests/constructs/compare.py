@@ -13,6 +13,8 @@ import numpy as np
 import torch
 
 RTOL, ATOL = 1e-3, 1e-4
+#: What PyTorch itself raises; a region that cannot run gives an ExecutionError for them.
+FAILURES = ("RuntimeError", "IndexError")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +46,9 @@ def plain(value: Any, leaf: Callable[[Any], Any] = array) -> Any:
 
 def difference(given: Any, expected: Any, place: str = "result") -> str:
     """Where `given` (the runtime's) is not `expected` (plain): structure, types and integers exactly, floats nearly."""
+    if isinstance(given, Raised) and given.type == "ExecutionError":
+        fails = isinstance(expected, Raised) and expected.type in FAILURES
+        return "" if fails else f"{place}: {given} for {expected!r}"
     if isinstance(expected, np.ndarray):
         return _arrays(given, expected, place)
     if isinstance(expected, tuple) and hasattr(expected, "_fields"):

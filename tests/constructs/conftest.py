@@ -5,11 +5,9 @@ import signal
 
 import pytest
 
-LIMIT_S = 120
+from tests.constructs.build import Stuck
 
-
-class Stuck(BaseException):
-    """Not an Exception, so that no handler of a program under test catches it."""
+LIMIT_S = 60
 
 
 @pytest.fixture(autouse=True)

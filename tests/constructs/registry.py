@@ -9,10 +9,11 @@ from __future__ import annotations
 import functools
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 import torch
 
 from tests.constructs import oracle
@@ -32,7 +33,8 @@ class Case:
     give as many blocks. `sequence`: the calls are made in order, each from the state that the one before left.
     `pending`: the code of the refusal that the compiler still answers with. `exact`: outputs are reproducible (false
     for those that draw random numbers themselves). `seed`: of the weights. `forced`: any outcomes of its tests are
-    possible at once. `host_ops`: what the application gives the runtime.
+    possible at once. `broken`: what the compiler still gets wrong, or that it hangs. `host_ops`: what the application
+    gives the runtime.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Case:
     exact: bool = True
     seed: int = 0
     forced: bool = True
+    broken: str = ""
     host_ops: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
 
     def make(self, **options: Any) -> Made:
@@ -79,6 +82,14 @@ class Case:
 
 
 CASES: dict[str, Case] = {}
+
+
+def parametrize(cases: Iterable[Case]) -> pytest.MarkDecorator:
+    """A test for each case by name; those that are known to be broken must fail."""
+    return pytest.mark.parametrize("name", [
+        pytest.param(case.name, marks=pytest.mark.xfail(strict=True, reason=case.broken, run="hang" not in case.broken))
+        if case.broken else case.name for case in cases
+    ])
 
 
 def case(paths: int | None, **options: Any) -> Callable[[Callable[..., Made]], Callable[..., Made]]:

@@ -51,14 +51,14 @@ def trap(*calls: Any, **options: Any) -> Callable[[Any], Any]:
 
 
 #: Programs with a call that works and one on which eager PyTorch itself fails: the runtime must not return anything.
-LOUD: dict[str, tuple[Any, tuple[Any, ...], tuple[Any, ...]]] = {}
+LOUD: dict[str, tuple[Any, tuple[Any, ...], tuple[Any, ...], str]] = {}
 
 
-def loud(works: tuple[Any, ...], fails: tuple[Any, ...]) -> Callable[[Any], Any]:
+def loud(works: tuple[Any, ...], fails: tuple[Any, ...], broken: str = "") -> Callable[[Any], Any]:
     """Register a function that fails in PyTorch itself on the second call."""
 
     def register(program: Any) -> Any:
-        LOUD[program.__name__] = program, works, fails
+        LOUD[program.__name__] = program, works, fails, broken
         return program
 
     return register
@@ -217,13 +217,13 @@ def and_or_of_numbers(a, b):
     return (m and n), (m or n or 9), (not m), bool(n)
 
 
-@trap((one(3), one(0)), (one(0), one(0)), (one(0), one(5)))
+@trap((one(3), one(0)), (one(0), one(0)), (one(0), one(5)), broken="a comparison of data used as an int")
 def booleans_as_numbers(a, b):
     m, n = int(a), int(b)
     return (m > n) + (n > 2) * 10, sum([m > 0, n > 0]), [7, 8][m > 0]
 
 
-@trap(f(1), f(2), f(0))
+@trap(f(1), f(2), f(0), broken="type(n) is int of a number from data")
 def types_of_numbers(x):
     n, v = int(x), x.item()
     return x * (2 if type(n) is int else 3) * (2 if type(v) is float else 5) * (2 if isinstance(n, (int, float)) else 7)
@@ -234,7 +234,7 @@ def truth_of_nan(x):
     return x * 2 if x else -x
 
 
-@trap(f(1), f(NAN), f(0))
+@trap(f(1), f(NAN), f(0), broken="a float compared with itself is refused")
 def comparisons_with_nan(x):
     v = x.item()
     if v:
@@ -248,7 +248,7 @@ def comparisons_with_nan(x):
     return x
 
 
-@trap(UP, f(1, NAN, 2), f(NAN, 1, 2))
+@trap(UP, f(1, NAN, 2), f(NAN, 1, 2), broken="maximum of NaN, sign of NaN")
 def nan_guard_by_maximum(x):
     peak = x.abs().max()
     if peak > 0:
@@ -270,7 +270,7 @@ def sorted_numbers(x):
     return sorted(values), sorted(values, reverse=True)[0], min(values), values.index(max(values))
 
 
-@trap(UP, DOWN, f(1, 1, 2))
+@trap(UP, DOWN, f(1, 1, 2), pending="EC111")
 def set_of_numbers(x):
     return len(set(x.tolist()))
 
@@ -290,7 +290,7 @@ class KeyedByText(nn.Module):
         return self.named[f"head_{index}"](y)
 
 
-trap(f(0), f(1), f(2), f(3))(KeyedByText)
+trap(f(0), f(1), f(2), f(3), broken="text of a number from data as a key")(KeyedByText)
 
 
 class AttributeByNumber(nn.Module):
@@ -303,22 +303,22 @@ class AttributeByNumber(nn.Module):
         return x if layer is None else layer(x.reshape(1, 1))
 
 
-trap(f(0), f(1), f(5))(AttributeByNumber)
+trap(f(0), f(1), f(5), broken="text of a number from data as an attribute's name")(AttributeByNumber)
 
 
-@trap(f(1), f(2), f(7))
+@trap(f(1), f(2), f(7), pending="EC133")
 def number_in_a_set(x):
     return x * 2 if int(x) in {1, 3, 7} else x
 
 
-@trap(f(1), f(2), f(7))
+@trap(f(1), f(2), f(7), pending="EC133")
 def number_in_a_dict(x):
     table = {1: 10.0, 2: 20.0}
     y = x * table[int(x)] if int(x) in table else x
     return y, table.get(int(x), 0.5)
 
 
-@trap(f(1), f(12), f(1234))
+@trap(f(1), f(12), f(1234), broken="text of a number from data compared and measured")
 def text_of_a_number(x):
     text = str(int(x))
     if text == "12":
@@ -326,20 +326,20 @@ def text_of_a_number(x):
     return x * len(text) if f"{x.item():.1f}" != "1.0" else -x
 
 
-@trap((UP, one(2)), (UP, one(1)), (UP, one(0)), (UP, one(-1)), (UP, one(5)))
+@trap((UP, one(2)), (UP, one(1)), (UP, one(0)), (UP, one(-1)), (UP, one(5)), pending="EC111")
 def list_sliced_by_a_number(x, n):
     items = [x, x * 2, x * 3]
     return items[: int(n)]
 
 
-@trap((UP, one(2)), (UP, one(1)), (UP, one(0)))
+@trap((UP, one(2)), (UP, one(1)), (UP, one(0)), pending="EC111")
 def list_changed_at_a_number(x, n):
     items = [x, x * 2, x * 3]
     items[int(n)] = x * 0
     return items, items.pop(int(n)).sum(), len(items)
 
 
-@trap(one(2), one(1), one(0))
+@trap(one(2), one(1), one(0), broken="list(range(n)) hangs")
 def list_as_long_as_a_number(n):
     return list(range(int(n))), [7] * int(n)
 
@@ -383,7 +383,7 @@ def reductions_of_an_empty_selection(x):
     return chosen.mean(), chosen.sum(), chosen.prod()
 
 
-@trap(f(1, -1), f(-1, -2))
+@trap(f(1, -1), f(-1, -2), broken="a reduction of nothing does not raise")
 def handler_for_an_empty_selection(x):
     try:
         return x[x > 0].max()
@@ -402,12 +402,12 @@ def broadcast_of_a_selection(x, y):
     return x[x > 0] + y
 
 
-@trap(f(1, -1, 2), f(1, -1, -2), f(-1, -1, -2))
+@trap(f(1, -1, 2), f(1, -1, -2), f(-1, -1, -2), broken="squeeze of a size that data decides")
 def squeezed_selection(x):
     return x[x > 0].squeeze(0), x[x > 0].unsqueeze(0).squeeze()
 
 
-@trap(f(1, -1, 2), f(1, -1, -2), f(1, 1, 2))
+@trap(f(1, -1, 2), f(1, -1, -2), f(1, 1, 2), broken="unpacking as many rows as data decides")
 def unpacked_selection(x):
     a, b = x[x > 0]
     return a - b
@@ -432,7 +432,7 @@ def view_by_a_number(x, n):
 
 
 # ----------------------------------------------------------------------------------------- exceptions
-@trap((one(3), one(2)), (one(3), one(0)))
+@trap((one(3), one(2)), (one(3), one(0)), broken="host arithmetic raises past the handler")
 def handler_for_division_by_zero(a, b):
     try:
         return a * 0 + int(a) // int(b)
@@ -440,7 +440,7 @@ def handler_for_division_by_zero(a, b):
         return a * 0 - 1
 
 
-@trap(f(4), f(-4))
+@trap(f(4), f(-4), broken="host arithmetic raises past the handler")
 def handler_for_a_domain_error(x):
     try:
         return math.sqrt(float(x))
@@ -448,7 +448,7 @@ def handler_for_a_domain_error(x):
         return -1.0
 
 
-@trap(f(4), f(4000))
+@trap(f(4), f(4000), broken="host arithmetic raises past the handler")
 def handler_for_an_overflow(x):
     try:
         return math.exp(float(x))
@@ -456,7 +456,7 @@ def handler_for_an_overflow(x):
         return -1.0
 
 
-@trap((UP, one(1)), (UP, one(7)), (UP, one(-1)))
+@trap((UP, one(1)), (UP, one(7)), (UP, one(-1)), broken="an index out of range is found past the handler")
 def handler_for_an_index(x, n):
     try:
         return x[n.item()]
@@ -494,12 +494,12 @@ def integers_divided_by_zero(a, b):
     return a // b
 
 
-@loud((f(1, -1),), (f(-1, -2),))
+@loud((f(1, -1),), (f(-1, -2),), broken="a reduction of nothing does not raise")
 def maximum_of_an_empty_selection(x):
     return x[x > 0].max()
 
 
-@loud((f(1, -1),), (f(-1, -2),))
+@loud((f(1, -1),), (f(-1, -2),), broken="a reduction of nothing does not raise")
 def smallest_of_an_empty_selection(x):
     return x[x > 0].amin(0)
 
@@ -693,7 +693,7 @@ class OnTheClass(nn.Module):
         return x * type(self).count
 
 
-trap(UP, UP, pending="EC150")(OnTheClass)
+trap(UP, UP, pending="EC150", broken="a class attribute written in forward is not seen")(OnTheClass)
 
 
 class Iterating(nn.Module):
@@ -705,10 +705,10 @@ class Iterating(nn.Module):
         return x * next(self.schedule)
 
 
-trap(UP, UP, pending="EC150")(Iterating)
+trap(UP, UP, pending="EC150", broken="an iterator that survives the call is not seen")(Iterating)
 
 
-@trap(UP, UP, pending="EC150")
+@trap(UP, UP, pending="EC150", broken="a function attribute written by the function is not seen")
 def on_the_function(x):
     on_the_function.calls += 1
     return x * on_the_function.calls
@@ -724,7 +724,7 @@ def in_a_global_dict(x):
     return x * SEEN["calls"]
 
 
-@trap(UP, pending="EC121")
+@trap(UP, pending="EC121", broken="NumPy's random numbers are not seen")
 def numpy_random_numbers(x):
     return x * float(np.random.rand())
 
@@ -776,7 +776,7 @@ def remainders_of_integers(n):
     )
 
 
-@trap(f(1, 2), f(NAN, 1), f(1, NAN), f(INF, -1))
+@trap(f(1, 2), f(NAN, 1), f(1, NAN), f(INF, -1), broken="maximum of NaN, sign of NaN")
 def not_a_number(x):
     return (
         x.max(), x.min(), x.amax(0), x.clamp(0, 1), torch.relu(x), torch.maximum(x, x * 0 + 0.5), x.argmax(), x.sign(),
@@ -795,7 +795,7 @@ class LayerMadeInForward(nn.Module):
 trap(UP, DOWN)(LayerMadeInForward)
 
 
-@trap(UP, DOWN)
+@trap(UP, DOWN, broken="batch statistics are computed as in evaluation")
 def statistics_of_the_batch(x):
     mean, variance = torch.zeros(1), torch.ones(1)
     y = F.batch_norm(x.reshape(3, 1), mean, variance, training=True)
