@@ -400,7 +400,7 @@ def depends_on_host(fn: Any) -> bool:
     owner = getattr(fn, "__self__", None)
     generators = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)
     return fn is torch.Generator or isinstance(owner, generators) or (
-        owner in (datetime.datetime, datetime.date) and fn.__name__ in ("now", "today", "utcnow"))
+        any(owner is kind for kind in (datetime.datetime, datetime.date)) and fn.__name__ in ("now", "today", "utcnow"))
 
 
 def has_symbolic_index(key: Any) -> bool:
