@@ -95,7 +95,7 @@ CATALOGUE: dict[str, Entry] = {
         "return one of those",
     ),
     "EC141": Entry(
-        "text that depends on data leaves the program",
+        "text that depends on data is used",
         "the runtime does not format strings",
         "return the number itself and format it in the application",
     ),

@@ -25,10 +25,10 @@ import torch
 from elastic_compile.capture.hooks import Call, Hooks
 from elastic_compile.capture.liveness import Liveness
 from elastic_compile.capture.state import Heap, State, Walker, content_of, put_back
-from elastic_compile.capture.structure import take_apart
+from elastic_compile.capture.structure import keys, take_apart
 from elastic_compile.capture.symbols import as_expr
+from elastic_compile.capture.text import is_data, readable
 from elastic_compile.capture.tracer import (
-    DATA_TEXT,
     Decision,
     End,
     Goto,
@@ -174,6 +174,7 @@ class Explorer:
         self.hooks.on_point = self.point
         self.heap = Heap(roots)
         self.hooks.on_function = self.heap.watch_function
+        self.hooks.surviving = self.heap.iterators
         self.joins: dict[Any, Segment] = {}
         self.widened: dict[Any, frozenset[Any]] = {}
         self.unjoined: set[Any] = set()
@@ -311,11 +312,10 @@ class Explorer:
                 return
             if _names_a_stand_in(error):
                 raise stop("EC133", tracer.site, message=_first_line(error)) from error
-            if _is_own(error):
+            if _is_own(error) and not getattr(error, "of_the_program", False):
                 raise InternalError(f"the capture failed: {type(error).__name__}: {_first_line(error)}") from error
             self.check_arguments()
-            message = "".join("<data>" if ch == DATA_TEXT else ch for ch in str(error))
-            tracer.finish(Raised(type(error).__name__, message, tracer.site, *self.exit_state()))
+            tracer.finish(Raised(type(error).__name__, readable(str(error)), tracer.site, *self.exit_state()))
 
     # -- state that exists before the call
     def install(self, mode: ModeState) -> None:
@@ -369,6 +369,8 @@ class Explorer:
     def exit_state(self) -> tuple[int, tuple[int, ...]]:
         """The mode in which the call leaves the module, and the values of that mode's state."""
         changed = self.heap.changed()
+        for name in self.heap.changed_classes():
+            raise stop("EC150", self.tracer.site, name=name)
         first = self.modes[0]
         fresh = frozenset(self.mutated()) - {ident for ident, _ in first.tensors}
         if fresh:
@@ -496,9 +498,10 @@ class Explorer:
                 return ("weight", number, alias)
             state.tensors.append(tensor)
             fake = value.fake
-            strides = tuple(fake.stride()) if all(isinstance(s, int) for s in fake.stride()) else "symbolic"
+            layout = (*fake.stride(), fake.storage_offset())
             return (
-                "tensor", str(fake.dtype), tuple(size(s) for s in fake.shape), strides, alias, type(tensor).__name__,
+                "tensor", str(fake.dtype), tuple(size(s) for s in fake.shape), alias, type(tensor).__name__,
+                layout if all(isinstance(s, int) for s in layout) else "symbolic",
             )
 
         walker = Walker(describe, self.heap.number, self.hooks.codes, widened)
@@ -666,7 +669,10 @@ class Explorer:
     # -- results
     def result(self, value: Any) -> Any:
         """The output as a plain tree of Ref, SymRef and constants."""
-        return take_apart(value, self.result_leaf)
+        tree = take_apart(value, self.result_leaf)
+        if any(map(is_data, keys(tree))):
+            raise stop("EC141", self.tracer.site)
+        return tree
 
     def result_leaf(self, value: Any) -> Any:
         if isinstance(value, torch.Tensor):
@@ -676,7 +682,7 @@ class Explorer:
         expr = as_expr(value)
         if expr is not None:
             return SymRef(expr)
-        if isinstance(value, str) and DATA_TEXT in value:
+        if is_data(value):
             raise stop("EC141", self.tracer.site)
         if value is None or type(value) in (bool, int, float, str):
             return value

@@ -11,13 +11,14 @@ import datetime
 import dis
 import functools
 import linecache
+import logging
 import math
 import operator
 import random
 import sys
 import time
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,8 @@ import torch
 
 from elastic_compile.capture.sequences import SYMBOLIC_ITERATORS, Counter, Enumerate, Range, Rows, Zip
 from elastic_compile.capture.symbols import as_expr
-from elastic_compile.capture.tracer import DATA_TEXT, HostOp, PathEnd, Tracer
+from elastic_compile.capture.text import is_data, readable
+from elastic_compile.capture.tracer import HostOp, PathEnd, Tracer, of_the_program
 from elastic_compile.hostop import HostFunction
 from elastic_compile.refusals import stop
 from elastic_compile.rewrite import NotRewritable, Template, rewrite
@@ -83,6 +85,7 @@ class Hooks:
         self.codes: dict[types.CodeType, Template] = {}
         self.templates: list[Template] = []
         self.unrewritten: dict[str, str] = {}
+        self.surviving: Container[int] = ()
         self.hook_codes: set[types.CodeType] = {Hooks.call.__code__, Hooks.next.__code__, Hooks.invoke.__code__}
         self.keep: list[Any] = []
 
@@ -128,6 +131,7 @@ class Hooks:
             return special(self, site, frame, *args, **kwargs)
         target = self.rewritten(fn) if type(fn) is types.FunctionType else None
         if target is None:
+            self.check_operands(site, fn, args)
             self.stack.append(Call(frame, site))
             self.stack.append(Call(None, site))
             try:
@@ -139,6 +143,24 @@ class Hooks:
             return target(*args, **kwargs)
         finally:
             self.stack.pop()
+
+    def check_operands(self, site: Any, fn: Any, args: tuple[Any, ...]) -> None:
+        """Refuse what a library function would take for what it is not: text that stands for data (an exception's
+        message and a log line may hold it), and sequences as long as the data says."""
+        owner = getattr(fn, "__self__", None)
+        if (is_data(owner) or any(map(is_data, args))) and not may_hold_text(fn):
+            raise stop("EC141", site)
+        if any(isinstance(arg, SYMBOLIC_ITERATORS) for arg in args):
+            raise stop("EC115", site)
+        if any(id(arg) in self.surviving for arg in args):
+            raise stop("EC150", site, name="an iterator")
+
+    def same_text(self, site: Any, text: str, among: Any) -> str | None:
+        """Which of the strings `among` a text from data is, one path for each that it may be; None for none."""
+        candidates = self.tracer.texts.candidates(text, among)
+        if candidates is None:
+            raise stop("EC141", site)
+        return next((one for one, number, value in candidates if bool(number == value)), None)
 
     def module_call(self, module: torch.nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any, Any]:
         """What `module(*args, **kwargs)` runs."""
@@ -238,6 +260,8 @@ class Hooks:
         if self.tracer.dead:
             raise PathEnd
         self.tracer.site = site
+        if id(iterator) in self.surviving:
+            raise stop("EC150", site, name="an iterator")
         frame = sys._getframe(1)
         own = type(iterator) is types.GeneratorType and iterator.gi_code in self.codes
         self.stack.append(Call(frame, site))
@@ -267,6 +291,8 @@ class Hooks:
             return table[name](self.as_data(a, b), b)
         if type(a) not in NUMBERS or type(b) not in NUMBERS:
             return table[name](a, b)
+        if name in ("truediv", "floordiv", "mod") and as_expr(b) is not None and self.is_zero(b):
+            raise of_the_program(ZeroDivisionError("division by zero"))
         floating = float in (type(a), type(b)) or torch.SymFloat in (type(a), type(b)) or name == "truediv"
         if not floating:
             return table[name](a, b)
@@ -276,6 +302,17 @@ class Hooks:
         if name not in HOST_BINARY:
             return table[name](a, b)
         return self.tracer.host(HOST_BINARY[name], (a, b), "float")
+
+    def is_zero(self, number: Any) -> bool:
+        """Whether a symbolic number is zero: a decision."""
+        return self.check("eq", number, 0.0 if isinstance(number, torch.SymFloat) else 0)
+
+    def check(self, op: str, a: Any, b: Any) -> bool:
+        """A comparison of host numbers as a decision."""
+        if isinstance(a, torch.SymFloat) or isinstance(b, (torch.SymFloat, float)):
+            operands = tuple(x if as_expr(x) is None else as_expr(x) for x in (a, b))
+            return self.tracer.decide(None, HostOp(op, operands))
+        return bool(COMPARE[op](a, b))
 
     def as_data(self, number: Any, like: torch.Tensor) -> torch.Tensor:
         """A symbolic number as a tensor that promotes with `like` as the Python number would."""
@@ -304,15 +341,35 @@ class Hooks:
     def compare(self, site: Any, name: str, a: Any, b: Any) -> Any:
         self.tracer.site = site
         if (type(a) in SYMBOLIC or type(b) in SYMBOLIC) and name not in ("in", "not in"):
-            return self.symbolic(COMPARE, name, a, b)
+            result = self.symbolic(COMPARE, name, a, b)
+            return bool(result) if type(result) is torch.SymBool else result
+        if is_data(a) or is_data(b):
+            return self.compare_text(site, name, a, b)
         if (isinstance(a, torch.Tensor) or isinstance(b, torch.Tensor)) and name not in ("in", "not in"):
             return self.tracer.library(COMPARE[name], (a, b), {})
         return COMPARE[name](a, b)
+
+    def compare_text(self, site: Any, name: str, a: Any, b: Any) -> bool:
+        text, other = (a, b) if is_data(a) else (b, a)
+        if is_data(a) and is_data(b):
+            raise stop("EC141", site)
+        if name in ("eq", "ne"):
+            return (self.same_text(site, text, [other]) is not None) == (name == "eq")
+        if name in ("in", "not in") and text is a and isinstance(other, (dict, list, tuple, set, *Indexed)):
+            return (self.same_text(site, text, list(other)) is not None) == (name == "in")
+        raise stop("EC141", site)
 
     def getitem(self, site: Any, target: Any, key: Any) -> Any:
         self.tracer.site = site
         if isinstance(target, torch.Tensor):
             return select(self.tracer, target, self.tensor_key(key))
+        if is_data(key) and isinstance(target, (dict, torch.nn.ModuleDict, torch.nn.ParameterDict)):
+            found = self.same_text(site, key, list(target.keys()))
+            if found is None:
+                raise of_the_program(KeyError(readable(key)))
+            return target[found]
+        if is_data(target):
+            raise stop("EC141", site)
         if type(key) in SYMBOLIC or (isinstance(key, torch.Tensor) and isinstance(target, (list, tuple, *Indexed))):
             key = self.choose(site, target, key)
         return target[key]
@@ -346,8 +403,9 @@ class Hooks:
             for one in keys:
                 if bool(key == one - len(keys)):
                     return one - len(keys)
-        raise KeyError("a key that only the data decides") if isinstance(target, dict) else (
-            IndexError(f"{type(target).__name__} index out of range"))
+        raise of_the_program(
+            KeyError("a key that only the data decides") if isinstance(target, dict)
+            else IndexError(f"{type(target).__name__} index out of range"))
 
     def setitem(self, site: Any, target: Any, key: Any, value: Any) -> None:
         self.tracer.site = site
@@ -359,12 +417,15 @@ class Hooks:
                 target, key = select(self.tracer, target, key), ...
         elif type(key) in SYMBOLIC:
             key = self.choose(site, target, key)
+        elif is_data(key):
+            raise stop("EC141", site)
         target[key] = value
 
     def format(self, site: Any, value: Any, conversion: str | None, spec: str) -> str:
         self.tracer.site = site
         if isinstance(value, torch.Tensor) or as_expr(value) is not None:
-            return DATA_TEXT
+            plain = type(value) is torch.SymInt and not spec
+            return self.tracer.texts.place(value if plain else None)
         return format(CONVERSIONS[conversion](value), spec or "")
 
 
@@ -372,7 +433,6 @@ class Hooks:
 Hooks.TRANSPARENT = frozenset(
     getattr(Hooks, name).__code__ for name in (
         "invoke", "truth", "iter", "next", "binop", "inplace", "unop", "compare", "getitem", "setitem", "format",
-        "choose",
     )
 ) | frozenset(table[name].__code__ for table in (COMPARE, CONVERSIONS) for name in table
               if hasattr(table[name], "__code__"))
@@ -386,6 +446,17 @@ def site_of(fn: types.FunctionType, instruction: dis.Instruction) -> Site:
         kind="global", file=file, line=at.lineno or 0, column=at.col_offset or 0, end_line=at.end_lineno or 0,
         end_column=at.end_col_offset or 0, text=text, snippet=text.strip(), live=(), opaque=False,
     )
+
+
+def may_hold_text(fn: Any) -> bool:
+    """Whether a library function may be given text that stands for data: it only says it to a person, or joins it
+    to other text."""
+    if isinstance(fn, type):
+        return issubclass(fn, BaseException)
+    owner = getattr(fn, "__self__", None)
+    if isinstance(owner, str):
+        return getattr(fn, "__name__", "") in ("join", "format")
+    return isinstance(owner, (logging.Logger, list)) or getattr(fn, "__module__", None) in ("warnings", "logging")
 
 
 def vars_of(kind: type) -> dict[str, Any]:
@@ -485,6 +556,8 @@ def _range(hooks: Hooks, site: Any, frame: Any, *bounds: Any) -> Any:
 
 
 def _len(hooks: Hooks, site: Any, frame: Any, value: Any) -> Any:
+    if is_data(value):
+        raise stop("EC141", site)
     return value.shape[0] if isinstance(value, torch.Tensor) and value.dim() else len(value)
 
 
@@ -507,16 +580,45 @@ def _one_hot(hooks: Hooks, site: Any, frame: Any, tensor: torch.Tensor, num_clas
     return (tensor.unsqueeze(-1) == torch.arange(num_classes)).to(torch.int64)
 
 
+#: Where Python's mathematics raises: (operation, comparison, bound, exception, message).
+DOMAIN: dict[str, tuple[str, float, type[Exception], str]] = {
+    "sqrt": ("lt", 0.0, ValueError, "math domain error"),
+    "log": ("le", 0.0, ValueError, "math domain error"),
+    "log2": ("le", 0.0, ValueError, "math domain error"),
+    "exp": ("gt", 709.782712893384, OverflowError, "math range error"),
+}
+
+
 def _math(op: str) -> Callable[..., Any]:
     def call(hooks: Hooks, site: Any, frame: Any, *args: Any) -> Any:
         numbers = [_number(hooks, site, arg, float) if isinstance(arg, torch.Tensor) else arg for arg in args]
         if not any(as_expr(number) is not None for number in numbers):
             return getattr(math, op)(*numbers)
+        if op in DOMAIN and len(numbers) == 1:
+            comparison, bound, error, message = DOMAIN[op]
+            if hooks.check(comparison, numbers[0], bound):
+                raise of_the_program(error(message))
         if op in ("isnan", "isinf"):
             return hooks.tracer.decide(None, HostOp(op, tuple(as_expr(number) for number in numbers)))
         return hooks.tracer.host(op, tuple(numbers), "int" if op in ("floor", "ceil", "trunc") else "float")
 
     return call
+
+
+def _type(hooks: Hooks, site: Any, frame: Any, *args: Any, **kwargs: Any) -> Any:
+    if len(args) == 1 and not kwargs:
+        return {torch.SymInt: int, torch.SymFloat: float, torch.SymBool: bool}.get(type(args[0])) or type(args[0])
+    return type(*args, **kwargs)
+
+
+def _getattr(hooks: Hooks, site: Any, frame: Any, target: Any, name: Any, *default: Any) -> Any:
+    if is_data(name):
+        name = hooks.same_text(site, name, dir(target)) or "a name that only the data decides"
+    return getattr(target, name, *default)
+
+
+def _hasattr(hooks: Hooks, site: Any, frame: Any, target: Any, name: Any) -> bool:
+    return hooks.same_text(site, name, dir(target)) is not None if is_data(name) else hasattr(target, name)
 
 
 def _round(hooks: Hooks, site: Any, frame: Any, number: Any, digits: Any = None) -> Any:
@@ -538,7 +640,8 @@ def tolist(hooks: Hooks, site: Any, tensor: torch.Tensor) -> Any:
 
 SPECIAL: dict[Any, Callable[..., Any]] = {
     int: _int, float: _float, bool: _bool, isinstance: _isinstance, print: _print, str: _str,
-    range: _range, len: _len, enumerate: _enumerate, zip: _zip, round: _round,
+    type: _type, getattr: _getattr, hasattr: _hasattr, range: _range, len: _len, enumerate: _enumerate, zip: _zip,
+    round: _round,
     torch.nn.functional.one_hot: _one_hot,
     **{getattr(math, op): _math(op) for op in (
         "sqrt", "exp", "log", "log2", "sin", "cos", "tanh", "floor", "ceil", "trunc", "isnan", "isinf")},

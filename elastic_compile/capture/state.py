@@ -293,6 +293,8 @@ class Heap:
         self.tensors: dict[int, torch.Tensor] = {}
         self.tensor_names: dict[int, str] = {}
         self.watched: list[tuple[int, Any]] | None = None
+        self.iterators: dict[int, Any] = {}
+        self.classes: dict[type, dict[str, Any]] = {}
         for name, root in roots:
             self.watch(root, name)
         self.original = list(self.saved)
@@ -312,6 +314,11 @@ class Heap:
                 self.tensors.setdefault(id(value), value)
                 self.tensor_names.setdefault(id(value), label)
                 continue
+            if hasattr(kind, "__next__"):
+                self.iterators[id(value)] = value
+            for base in kind.__mro__:
+                if base.__module__.partition(".")[0] not in LIBRARIES and base not in self.classes:
+                    self.classes[base] = dict(vars(base))
             children = _children(value, label)
             if children is None:
                 continue
@@ -347,8 +354,22 @@ class Heap:
                 if not isinstance(value, tuple):
                     put_back(value, self.saved[i])
 
+    def changed_classes(self) -> list[str]:
+        """Names of attributes of classes that are not what they were."""
+        return [
+            f"{kind.__qualname__}.{name}" for kind, before in self.classes.items()
+            for name in {**before, **vars(kind)}
+            if not name.startswith("__") and vars(kind).get(name, _ABSENT) is not before.get(name, _ABSENT)
+        ]
+
     def reset(self) -> None:
         """Undo what a path changed."""
+        for kind, before in self.classes.items():
+            for name in [n for n in vars(kind) if n not in before and not n.startswith("__")]:
+                delattr(kind, name)
+            for name, value in before.items():
+                if not name.startswith("__") and vars(kind).get(name) is not value:
+                    setattr(kind, name, value)
         for i in self.changed():
             put_back(self.objects[i], self.saved[i])
 
@@ -402,6 +423,14 @@ def _stand_in(original: Any, current: Any, wrappers: dict[int, torch.Tensor]) ->
     return weakref.ref(wrapper) if type(original) is weakref.ref else wrapper
 
 
+_ABSENT = object()
+#: Packages whose classes are not looked into: their attributes are not the user's.
+LIBRARIES = frozenset({
+    "torch", "builtins", "typing", "abc", "collections", "numpy", "functools", "itertools", "enum", "dataclasses",
+    "types", "weakref", "threading", "logging", "contextlib", "re", "_thread", "elastic_compile",
+})
+
+
 def _children(value: Any, label: str) -> list[tuple[Any, str]] | None:
     """What a mutable object holds, with names; None for what cannot change or cannot be looked into."""
     if isinstance(value, dict):
@@ -414,7 +443,8 @@ def _children(value: Any, label: str) -> list[tuple[Any, str]] | None:
     if isinstance(value, set):
         return [(v, f"{label}{{}}") for v in value]
     if isinstance(value, types.FunctionType):
-        return [(cell, f"{label}.{name}") for name, cell in zip(value.__code__.co_freevars, value.__closure__ or ())]
+        cells = zip(value.__code__.co_freevars, value.__closure__ or ())
+        return [(value.__dict__, label), *((cell, f"{label}.{name}") for name, cell in cells)]
     if isinstance(value, types.CellType):
         try:
             return [(value.cell_contents, label)]

@@ -47,6 +47,16 @@ def leaves(tree: Any) -> Iterator[Any]:
         yield tree
 
 
+def keys(tree: Any) -> Iterator[Any]:
+    """The keys of the dicts in a plain tree."""
+    if isinstance(tree, tuple) and tree and isinstance(tree[0], str):
+        children = tree[-1]
+        if tree[0] == "dict":
+            yield from children
+        for child in children.values() if isinstance(children, dict) else children:
+            yield from keys(child)
+
+
 def to_schema(tree: Any, leaf: Callable[[Any], schema.Tree | None]) -> schema.Tree:
     """A plain tree in the schema's terms; `leaf` gives a leaf's node, or None for a constant."""
     if isinstance(tree, tuple) and tree and isinstance(tree[0], str):

@@ -30,6 +30,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from elastic_compile.capture.composites import COMPOSITES
 from elastic_compile.capture.randomness import RANDOM
 from elastic_compile.capture.symbols import Symbols, as_expr
+from elastic_compile.capture.text import Texts
 from elastic_compile.errors import CompileError, InternalError
 from elastic_compile.hostop import HostFunction
 from elastic_compile.refusals import stop
@@ -281,6 +282,7 @@ class Tracer:
         self.cursor = 0
         self.fresh: set[int] = set()
         self.items: dict[int, Any] = {}
+        self.texts = Texts()
         self.decided: dict[int, bool] = {}
         self.facts: dict[sympy.Basic, bool] = {}
 
@@ -364,6 +366,7 @@ class Tracer:
         self.decisions = 0
         self.fresh = set()
         self.items = {}
+        self.texts = Texts()
         self.decided = {}
         self.facts = {}
         parent = target.parent
@@ -411,7 +414,8 @@ class Tracer:
         try:
             return self.known_call(fn, args, kwargs)
         except Exception as error:
-            if isinstance(error, CompileError) or not (kwargs or any(map(_touches_torch, (fn, *args)))):
+            ours = isinstance(error, CompileError) or getattr(error, "of_the_program", False)
+            if ours or not (kwargs or any(map(_touches_torch, (fn, *args)))):
                 raise
             message = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
             raise stop("EC133", self.site, message=message) from error
@@ -630,6 +634,8 @@ class Tracer:
             return self.attention(*args, **kwargs)
         if torch.Tag.nondeterministic_seeded in target.tags and target not in WITHOUT_DROPOUT:
             return self.random(target, args, kwargs)
+        if target in OF_SOMETHING:
+            self.check_not_empty(target, args, kwargs)
         if self.replaying:
             event = self.next_known()
             if not isinstance(event, OpEvent) or event.target is not target:
@@ -666,6 +672,25 @@ class Tracer:
                 self.fresh.add(output)
         self.record(event)
         return result
+
+    def check_not_empty(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """A reduction that has no result of nothing: whether there is something is decided here, and where there is
+        not, the program gets PyTorch's own error."""
+        tensor = args[0]
+        symbolic = [i for i, size in enumerate(tensor.shape) if as_expr(size) is not None]
+        if not symbolic:
+            return
+        dims = args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("dims"))
+        dims = list(range(tensor.dim())) if dims is None or dims == [] else [dims] if isinstance(dims, int) else dims
+        reduced = {dim % tensor.dim() for dim in dims}
+        for axis in symbolic:
+            if axis in reduced and bool(tensor.shape[axis] == 0):
+                shape = [0 if i == axis else 1 if i in symbolic else n for i, n in enumerate(tensor.shape)]
+                try:
+                    with self.plain_torch():
+                        target(torch.empty(shape, dtype=tensor.dtype), *args[1:], **kwargs)
+                except Exception as error:
+                    raise of_the_program(error) from None
 
     def attention(
         self, query: Any, key: Any, value: Any, dropout_p: float = 0.0, is_causal: bool = False, *,
@@ -803,8 +828,6 @@ READS_DATA = frozenset({
     torch.Tensor._typed_storage,
 })
 
-#: Marks text whose content only the data decides; it may appear in an exception's message, nowhere else.
-DATA_TEXT = "\ue000"
 
 SIMPLE = frozenset({
     torch.Tensor, torch.nn.Parameter, int, float, bool, str, type(None), torch.dtype, torch.device,
@@ -823,6 +846,12 @@ def _identical(a: Any, b: Any) -> bool:
     return a is b or (not isinstance(a, torch.Tensor) and type(a) is type(b) and a == b)
 
 
+def of_the_program(error: Exception) -> Exception:
+    """An error that the program itself would raise on real data, raised on its behalf."""
+    error.of_the_program = True  # type: ignore[attr-defined]
+    return error
+
+
 def changed_in_place(tensor: torch.Tensor) -> bool:
     """Whether a tensor of the running program, or an alias of it, was written to since it was made."""
     return torch._is_functional_tensor(tensor) and (
@@ -832,6 +861,11 @@ def changed_in_place(tensor: torch.Tensor) -> bool:
 
 #: Random only by their dropout, which is off wherever they are recorded.
 WITHOUT_DROPOUT = {aten.scaled_dot_product_attention.default, aten.lstm.input, aten.gru.input}
+OF_SOMETHING = {
+    aten.max.default, aten.min.default, aten.max.dim, aten.min.dim, aten.amax.default, aten.amin.default,
+    aten.argmax.default, aten.argmin.default, aten.aminmax.default, aten.median.dim, aten.mode.default,
+    aten.kthvalue.default,
+}
 FINDS_POSITIONS = {
     aten.argmax.default, aten.argmin.default, aten.topk.default, aten.sort.default, aten.argsort.default,
     aten.nonzero.default, aten.max.dim, aten.min.dim,
@@ -887,7 +921,7 @@ class Composites(TorchFunctionMode):
         if func is torch.Tensor.__deepcopy__:
             return args[0].clone()
         if func in (torch.Tensor.__repr__, torch.Tensor.__format__):
-            return DATA_TEXT
+            return tracer.texts.place()
         if entry is None:
             return func(*args, **kwargs)
         call = entry(args, kwargs)

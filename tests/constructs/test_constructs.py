@@ -73,9 +73,16 @@ def test_equal_to_eager_along_forced_paths(name):
     report = forced(built).check(built.calls)
     assert report.paths >= len(built.calls)
     missing = {
-        (block, side) for block in report.forceable for side in (0, 1) if (block, side) not in report.edges
+        (block, side) for block in report.forceable for side in (0, 1)
+        if (block, side) not in report.edges and not fails_in_arithmetic(built.compiled.program, block, side)
     }
     assert not missing
+
+
+def fails_in_arithmetic(program, block, side):
+    """Whether a side of a branch is where Python's arithmetic raises: there is no test to force in the source."""
+    end = program.blocks[jumps(program.blocks[block].terminator)[side].block].terminator
+    return isinstance(end, schema.Raise) and end.type in ("ZeroDivisionError", "ValueError", "OverflowError")
 
 
 @pytest.mark.parametrize("name", [

@@ -51,4 +51,6 @@ def test_the_calls_take_every_path(name):
 def test_the_corpus_is_as_large_as_it_claims():
     assert len(CASES) >= 120
     assert {case.family for case in CASES.values()} == {
-        "decisions", "loops", "values", "state", "results", "structure", "randomness", "host_ops", "idioms", "traps"}
+        "decisions", "loops", "values", "state", "results", "structure", "randomness", "host_ops", "idioms", "traps",
+        "joins",
+    }

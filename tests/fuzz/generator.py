@@ -500,7 +500,7 @@ class Writer:
             f"{t}[{self.below(2)}] = {self.number()}", f"{t}[:, {self.below(4)}] += {self.number()}",
             f"{t}[{t} > {self.number()}] = {self.number()}",
             f"{t}[{t} < {self.number()}] *= 0.5",
-            f"{t}.copy_({self.tensor(scope, 1)})", f"{t}.tanh_()",
+            f"{t}.copy_({self.tensor(scope, 1)}.clone())", f"{t}.tanh_()",
             f"{t}[:, 1:3] = {self.tensor(scope, 1)}[:, :2].clone()",
         ]
         if t not in scope.fixed:

@@ -71,13 +71,13 @@ class Broken(Exception):
 
 @contextlib.contextmanager
 def at_most(seconds: float) -> Iterator[None]:
-    """Raise Slow when the time is over."""
+    """Raise Slow when the time is over, again and again: an exception in a callback of the collector is lost."""
 
     def stop(number: int, frame: Any) -> None:
         raise Slow
 
     before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 0.5)
     try:
         yield
     finally:

@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import torch
+
 from tests.fuzz import harness
 
 #: Fields of statements that hold blocks.
@@ -137,9 +139,11 @@ def _is_global(value: ast.expr) -> bool:
 
 def main() -> None:
     """`python -m tests.fuzz.shrink FILE`: the smallest program that ends as the one in FILE does."""
+    torch.set_num_threads(1)
     source = Path(sys.argv[1]).read_text()
     outcome = harness.check(source)
-    print(shrink(source, lambda text: harness.check(text, seconds=10.0).label == outcome.label))
+    forced = outcome.code == "forced"
+    print(shrink(source, lambda text: harness.check(text, seconds=10.0, forced=forced).label == outcome.label))
     print(f"# {outcome.label}")
 
 

@@ -58,7 +58,7 @@ def soak(programs: int, seed: int, log: Path, onnxruntime_every: int) -> Counter
         for number in (n for n in range(programs) if n not in done):
             source = source_of(seed, number)
             start = time.monotonic()
-            outcome = harness.check(source, poison=True, onnxruntime=number % onnxruntime_every == 0, seconds=60.0)
+            outcome = harness.check(source, poison=True, onnxruntime=number % onnxruntime_every == 0, seconds=20.0)
             line = {"program": number, "outcome": outcome.label, "seconds": round(time.monotonic() - start, 3)}
             if outcome.kind not in ("equal", "borderline"):
                 line["detail"] = outcome.detail.split("\n  reason:")[0][:400]
