@@ -11,17 +11,13 @@ import platform
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
-from pathlib import Path
 
 from elastic_runtime import schema
+from elastic_runtime.device import describe
 
 _DISTRIBUTIONS = (
     "elastic-compile", "elastic-runtime", "torch", "numpy", "onnx", "onnxscript", "onnxruntime", "apache-tvm",
     "apache-tvm-ffi", "safetensors",
-)
-_CPU_FLAGS = (
-    "sse4_2", "avx", "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16",
-    "amx_tile", "amx_int8", "amx_bf16", "asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2",
 )
 
 
@@ -56,19 +52,14 @@ def versions() -> dict[str, str]:
 
 def device() -> dict[str, str]:
     """The machine: system, architecture, CPU model, usable cores and the vector instructions that it has."""
-    cpu = _cpu_info()
-    flags = set(cpu.get("flags", cpu.get("Features", "")).split())
+    found = describe("")
     return {
         "system": platform.system(),
-        "architecture": platform.machine(),
-        "cpu": cpu.get("model name") or platform.processor() or "unknown",
-        "cores": str(_usable_cores()),
-        "instructions": " ".join(flag for flag in _CPU_FLAGS if flag in flags),
+        "architecture": found.architecture,
+        "cpu": found.model,
+        "cores": str(found.cores),
+        "instructions": " ".join(found.features),
     }
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _digest(sources: Iterable[str]) -> str:
@@ -77,12 +68,3 @@ def _digest(sources: Iterable[str]) -> str:
         raw = text.encode()
         digest.update(len(raw).to_bytes(8, "little") + raw)
     return digest.hexdigest()
-
-
-def _cpu_info() -> dict[str, str]:
-    """The first processor's fields in /proc/cpuinfo; empty where there is no such file."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
-    except OSError:
-        return {}
-    return {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
