@@ -318,7 +318,8 @@ class Writer:
             lambda: f"torch.where({inner()} > {self.number()}, {inner()}, {name})",
             lambda: f"{inner()}.masked_fill({name} > {self.number()}, {self.number()})",
             lambda: f"({inner()} * ({name} > {self.number()}))",
-            lambda: f"{inner()}.{self.pick('flip(1)', 'roll(1, 1)', 'clone()', 'abs()', 'reshape(4, 2).t().reshape(2, 4)')}",
+            lambda: f"{inner()}." + self.pick(
+                "flip(1)", "roll(1, 1)", "clone()", "abs()", "reshape(4, 2).t().reshape(2, 4)"),
             lambda: f"torch.tanh({inner()} * {self.scalar(scope)})",
         ]
         for part in scope.parts:
@@ -337,9 +338,9 @@ class Writer:
             options.append(lambda n=n: f"torch.tanh({inner()} + {name}[{n} % 2])")
         for f in scope.of(FLOAT):
             options.append(lambda f=f: f"torch.tanh({inner()} * {f})")
-        for l in scope.of(LIST):
-            options.append(lambda l=l: f"(torch.stack({l}).mean(0) if {l} else {inner()})")
-            options.append(lambda l=l: f"({l}[{self.pick('0', '-1')}] if {l} else {name})")
+        for xs in scope.of(LIST):
+            options.append(lambda xs=xs: f"(torch.stack({xs}).mean(0) if {xs} else {inner()})")
+            options.append(lambda xs=xs: f"({xs}[{self.pick('0', '-1')}] if {xs} else {name})")
         for d in scope.of(DICT):
             options.append(lambda d=d: f"{d}[\"a\"]")
             options.append(lambda d=d: f"{d}.get(\"b\", {inner()})")
@@ -376,7 +377,7 @@ class Writer:
                    f"int({t}.sum() * 3.0)", f"len({t})"]
         for n in scope.of(INT):
             options += [n, f"{n} + {self.pick(1, 2)}", f"{n} // 2", f"{n} % 3", f"-{n}", f"min({n}, 3)"]
-        options += [f"len({l})" for l in scope.of(LIST)]
+        options += [f"len({xs})" for xs in scope.of(LIST)]
         options += [f"{p}.n" for p in scope.of(BOX)]
         if "count" in scope.state:
             options.append("self.count")
@@ -411,9 +412,9 @@ class Writer:
             options += [lambda b=b: b] * 2
         for m in scope.of(MODE):
             options += [lambda m=m: f'{m} == "{self.pick("low", "high")}"'] * 2
-        for l in scope.of(LIST):
-            options += [lambda l=l: f"len({l}) > {self.below(3)}", lambda l=l: l]
-            options.append(lambda l=l: f"{self.pick('any', 'all')}(bool(q.sum() > {self.number()}) for q in {l})")
+        for xs in scope.of(LIST):
+            options += [lambda xs=xs: f"len({xs}) > {self.below(3)}", lambda xs=xs: xs]
+            options.append(lambda xs=xs: f"{self.pick('any', 'all')}(bool(q.sum() > {self.number()}) for q in {xs})")
         for d in scope.of(DICT):
             options.append(lambda d=d: f'"b" in {d}')
         if depth:
@@ -440,8 +441,8 @@ class Writer:
         self.body(scope)
 
     def statement(self, scope: Scope) -> None:
-        plain = [self.assign, self.assign, self.assign_tensor, self.assign_tensor, self.mutate, self.mutate, self.container,
-                 self.aliased]
+        plain = [self.assign, self.assign, self.assign_tensor, self.assign_tensor, self.mutate, self.mutate,
+                 self.container, self.aliased]
         if scope.state:
             plain += [self.change_state] * 3
         if scope.depth < 4 and self.may_fork():
@@ -510,19 +511,19 @@ class Writer:
                         f"{v}.copy_({self.tensor(scope, 1)}[:, 1:3].clone())", f"{t}[:, 2:] = {v} * 0.5"]
         for n in scope.of(INT):
             options.append(f"{t}[{n} % 2] = {self.number()}")
-        for l in scope.of(LIST):
-            options.append(f"if {l}: {l}[-1].mul_(0.5)")
+        for xs in scope.of(LIST):
+            options.append(f"if {xs}: {xs}[-1].mul_(0.5)")
         self.line(self.pick(*options))
 
     def container(self, scope: Scope) -> None:
         kind = self.pick(LIST, LIST, DICT, BOX, "tuple", "counter")
         if kind == LIST:
-            existing = [name for name in scope.of(LIST)]
+            existing = list(scope.of(LIST))
             if existing and self.chance(70):
-                l = self.pick(*existing)
+                xs = self.pick(*existing)
                 self.line(self.pick(
-                    f"{l}.append({self.tensor(scope, 1)})", f"{l}.insert(0, {self.tensor(scope, 1)})",
-                    f"if {l}: {l}[0] = {self.tensor(scope, 1)}", f"if len({l}) > 1: {l}.pop()", f"{l}.reverse()",
+                    f"{xs}.append({self.tensor(scope, 1)})", f"{xs}.insert(0, {self.tensor(scope, 1)})",
+                    f"if {xs}: {xs}[0] = {self.tensor(scope, 1)}", f"if len({xs}) > 1: {xs}.pop()", f"{xs}.reverse()",
                 ))
             else:
                 self.define(scope, LIST, self.pick(
@@ -538,8 +539,8 @@ class Writer:
         elif kind == BOX:
             if scope.of(BOX) and self.chance(70):
                 p = self.pick(*scope.of(BOX))
-                self.line(self.pick(f"{p}.t = {self.tensor(scope, 1)}", f"{p}.n += 1", f"{p}.n = {self.host_int(scope)}",
-                                    f"{p}.t.mul_(0.5)"))
+                self.line(self.pick(f"{p}.t = {self.tensor(scope, 1)}", f"{p}.n += 1",
+                                    f"{p}.n = {self.host_int(scope)}", f"{p}.t.mul_(0.5)"))
             else:
                 self.define(scope, BOX, f"Box({self.tensor(scope, 1)}, {self.host_int(scope)})")
         elif kind == "tuple":
@@ -564,7 +565,8 @@ class Writer:
             options += [f"self.cache = {self.tensor(scope, 1)}"] * 2
             options += ["self.cache = None", "if self.cache is not None: self.cache = self.cache * 0.5"]
         if "flag" in scope.state:
-            options += ["self.flag = True", "self.flag = not self.flag", f"self.flag = bool({self.condition(scope, 1)})"]
+            options += ["self.flag = True", "self.flag = not self.flag",
+                        f"self.flag = bool({self.condition(scope, 1)})"]
         if "hist" in scope.state:
             options += [f"self.hist = (self.hist + [{self.tensor(scope, 1)}])[-2:]"]
             options += [f"self.hist.append({self.tensor(scope, 1)})\n{'    ' * self.indent}del self.hist[:-2]"]
@@ -641,10 +643,11 @@ class Writer:
             options += [(f"for {part} in {module}:", {part: CALLABLE}),
                         (f"for {i}, {part} in enumerate({module}):", {i: INT, part: CALLABLE}),
                         (f"for {part} in reversed({module}):", {part: CALLABLE})]
-            for l in scope.of(LIST):
-                options.append((f"for {part}, {t} in zip({module}, {l}):", {part: CALLABLE, t: TENSOR}))
-        for l in scope.of(LIST):
-            options += [(f"for {t} in list({l}):", {t: TENSOR}), (f"for {i}, {t} in enumerate(list({l})):", {i: INT, t: TENSOR})]
+            for xs in scope.of(LIST):
+                options.append((f"for {part}, {t} in zip({module}, {xs}):", {part: CALLABLE, t: TENSOR}))
+        for xs in scope.of(LIST):
+            options += [(f"for {t} in list({xs}):", {t: TENSOR}),
+                        (f"for {i}, {t} in enumerate(list({xs})):", {i: INT, t: TENSOR})]
         for d in scope.of(DICT):
             options.append((f"for {t} in list({d}.values()):", {t: TENSOR}))
         for steps in scope.generators:
@@ -690,7 +693,8 @@ class Writer:
 
     def closure(self, scope: Scope) -> None:
         name = f"c{next(self.fresh)}"
-        candidates = [n for kind in (TENSOR, INT, FLOAT) for n in scope.of(kind) if n not in scope.fixed and "." not in n]
+        candidates = [n for kind in (TENSOR, INT, FLOAT) for n in scope.of(kind)
+                      if n not in scope.fixed and "." not in n]
         shared = sorted({self.pick(*candidates) for _ in range(self.below(3))}) if candidates else []
         everything = {n for names in scope.names.values() for n in names}
         parameter = f"t{next(self.fresh)}"
@@ -715,7 +719,7 @@ class Writer:
         inner = scope.inner()
         inner.names[TENSOR] = [q]
         inner.fixed = inner.fixed | {q}
-        over = self.pick(*(f"{l}" for l in scope.of(LIST)), f"({self.tensor(scope, 1)}, {self.tensor(scope, 1)})")
+        over = self.pick(*(f"{xs}" for xs in scope.of(LIST)), f"({self.tensor(scope, 1)}, {self.tensor(scope, 1)})")
         value = self.pick(q, f"torch.tanh({q} * 2.0)", f"{q} + {self.pick(*scope.of(TENSOR))}")
         test = f"{self.scalar(replace(inner, names={TENSOR: [q]}))} > {self.number()}"
         kind = self.below(4)
