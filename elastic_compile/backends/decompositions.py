@@ -205,3 +205,50 @@ def _adaptive_max_pool2d(self, output_size):
 
 def _windows(size: int, parts: int) -> list[tuple[int, int]]:
     return [(part * size // parts, -(-(part + 1) * size // parts)) for part in range(parts)]
+
+
+#: Matrices with more rows than this are not solved by elimination written out step by step.
+MAX_SOLVED = 32
+
+
+@_decomposition(aten._linalg_solve_ex.default)
+def _solve(A, B, *, left=True, check_errors=False):
+    """Gaussian elimination with partial pivoting, written out over the rows, which are known here."""
+    size = A.shape[-1]
+    if not isinstance(size, int) or size > MAX_SOLVED:
+        return NotImplemented
+    vector = B.dim() == 1 or (B.dim() == A.dim() - 1 and B.shape == A.shape[:-1])
+    known = B.unsqueeze(-1) if vector else B
+    given = A if left else A.mT
+    known = known if left or vector else known.mT
+    batch = torch.broadcast_shapes(given.shape[:-2], known.shape[:-2])
+    upper, known = given.expand(*batch, size, size), known.expand(*batch, *known.shape[-2:])
+    lower = torch.zeros_like(upper)
+    info = torch.zeros(batch, dtype=torch.int32)
+    rows = torch.arange(size)
+    pivots = []
+    for k in range(size):
+        chosen = upper[..., k:, k].abs().argmax(-1, keepdim=True) + k
+        order = torch.where(rows == k, chosen, torch.where(rows == chosen, k, rows)).unsqueeze(-1)
+        upper, known, lower = (
+            one.gather(-2, order.expand(*batch, size, one.shape[-1])) for one in (upper, known, lower))
+        pivot = upper[..., k:k + 1, k]
+        info = torch.where((info == 0) & (pivot.squeeze(-1) == 0), k + 1, info).to(torch.int32)
+        factors = torch.where(rows > k, upper[..., k] / pivot, 0).unsqueeze(-1)
+        upper = upper - factors * upper[..., k:k + 1, :]
+        known = known - factors * known[..., k:k + 1, :]
+        lower = lower + factors * (rows == k)
+        pivots.append(chosen)
+    solved: list[torch.Tensor] = []
+    for k in reversed(range(size)):
+        solved.append(known[..., k:k + 1, :] / upper[..., k:k + 1, k:k + 1])
+        known = known - upper[..., k:k + 1] * solved[-1]
+    result = torch.cat(solved[::-1], -2)
+    result = result.squeeze(-1) if vector else result if left else result.mT
+    return result, lower + upper.triu(), (torch.cat(pivots, -1) + 1).to(torch.int32), info
+
+
+@_decomposition(aten.linalg_inv_ex.default)
+def _inverse(A, *, check_errors=False):
+    solved = _solve(A, torch.eye(A.shape[-1], dtype=A.dtype))
+    return NotImplemented if solved is NotImplemented else (solved[0], solved[3])

@@ -692,6 +692,18 @@ class Tracer:
                 except Exception as error:
                     raise of_the_program(error) from None
 
+    def check_solved(self, info: torch.Tensor, name: str, *, is_matrix: bool) -> None:
+        """Whether a solver or a decomposition failed on this data: a decision, and PyTorch's own error where it did."""
+        failed = self.operation(aten.ne.Scalar, (info, 0), {}, aten.ne.Scalar)
+        if info.dim():
+            failed = self.operation(aten.any.default, (failed,), {}, aten.any.default)
+        if self.item(self.value_of_inner(failed)):
+            try:
+                with self.plain_torch():
+                    aten._linalg_check_errors.default(torch.ones((), dtype=info.dtype), name, is_matrix=True)
+            except Exception as error:
+                raise of_the_program(error) from None
+
     def attention(
         self, query: Any, key: Any, value: Any, dropout_p: float = 0.0, is_causal: bool = False, *,
         attn_mask: Any = None, scale: float | None = None,
@@ -898,6 +910,8 @@ class Recorder(TorchDispatchMode):
             return tracer.item(tracer.value_of_inner(every))
         if func is aten.lift_fresh.default:
             return tracer.literal(args[0])
+        if func is aten._linalg_check_errors.default:
+            return tracer.check_solved(*args, **kwargs)
         if func._schema.is_mutable:
             raise stop("EC131", tracer.site, operator=str(func))
         return tracer.operation(func, args, kwargs, func)

@@ -7,6 +7,7 @@ Never: traces the user's program again: the operations are those captured.
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import sympy
@@ -155,8 +156,11 @@ def export(program: Program, graph: Graph, name: str) -> ExportedProgram:
     )
 
 
-def run_eager(program: Program, graph: Graph, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
-    """The region computed by PyTorch on real data: the reference that a compiled region is compared with."""
+def run_eager(
+    program: Program, graph: Graph, inputs: list[torch.Tensor], apply: Callable[..., Any] | None = None
+) -> list[torch.Tensor]:
+    """The region computed by PyTorch on real data: the reference that a compiled region is compared with.
+    `apply(target, args, kwargs)` computes each operation in place of a plain call."""
     values: dict[int, Any] = dict(zip(graph.inputs, inputs))
     bound: dict[sympy.Symbol, Any] = {}
     places = {s: (value, axis) for s, value, axis in graph.symbols}
@@ -180,7 +184,7 @@ def run_eager(program: Program, graph: Graph, inputs: list[torch.Tensor]) -> lis
     with torch.no_grad():
         for op in graph.ops:
             args, kwargs = pytree.tree_map(leaf, (op.args, dict(op.kwargs)))
-            result = op.target(*args, **kwargs)
+            result = op.target(*args, **kwargs) if apply is None else apply(op.target, args, kwargs)
             for value, data in zip(op.outputs, pytree.tree_leaves(result)):
                 if value is not None:
                     values[value] = data

@@ -187,6 +187,10 @@ SNIPPETS: tuple[Snippet, ...] = (
         _r(3, 6),
     ),
     _case("matrix_norm", lambda x: torch.linalg.matrix_norm(x), _r(2, 3, 6)),
+    _case("solve", lambda a, b: torch.linalg.solve_ex(a, b), _r(3, 5, 5), _r(3, 5, 2, seed=1)),
+    _case("solve_vector", lambda a, b: torch.linalg.solve_ex(a, b).result, _r(4, 4), _r(4, seed=1)),
+    _case("solve_right", lambda a, b: torch.linalg.solve_ex(a, b, left=False).result, _r(4, 4), _r(2, 4, seed=1)),
+    _case("inverse", lambda a: torch.linalg.inv_ex(a), torch.eye(3).flip(0)),
     _case("inverse_small", lambda x: torch.linalg.det(x), _r(2, 3, 3)),
     _case(
         "sdpa", F.scaled_dot_product_attention, _r(2, 4, 6, 8), _r(2, 4, 7, 8, seed=1), _r(2, 4, 7, 8, seed=2)

@@ -416,3 +416,24 @@ class ScalarTensorIndexing(nn.Module):
 @case(paths=2)
 def first_match_or_default():
     return ScalarTensorIndexing(), [(torch.tensor(v),) for v in ([0.0, 2.0, 3.0], [0.0, 0.0, 0.0], [2.0, 0.0, 0.0])]
+
+
+class SolveOrFallBack(nn.Module):
+    """A linear system per input, and what to do when it has no solution."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, a, b):
+        try:
+            x = torch.linalg.solve(a, b)
+        except torch.linalg.LinAlgError:
+            x = b * 0
+        return self.head(x), torch.linalg.inv(a + torch.eye(3) * 9)
+
+
+@case(paths=2, forced=False)
+def solve_or_fall_back():
+    singular = torch.tensor([[1.0, 2.0, 3.0], [2.0, 4.0, 6.0], [0.0, 0.0, 1.0]])
+    return SolveOrFallBack(), [(a, normal(5, 3)) for a in (normal(1, 3, 3), normal(2, 3, 3).flip(0), singular)]
