@@ -227,6 +227,9 @@ def _step(program: schema.Program, step: schema.Step, times: dict[int, float]) -
             return f"{outputs} = {kind}({', '.join(map(str, sizes))})"
         case schema.HostCallStep(name=name, inputs=inputs):
             return f"{outputs} = host {name}({_values(inputs)})"
+        case schema.AppendStep(inputs=inputs, axis=axis, capacity=capacity):
+            room = f"  [room for {capacity}]" if capacity else ""
+            return f"{outputs} = append({_values(inputs)}, axis {axis}){room}"
     raise TypeError(f"not a step: {type(step).__name__}")
 
 

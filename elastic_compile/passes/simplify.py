@@ -152,7 +152,7 @@ def _fuse_regions(program: Program) -> Program:
             else:
                 steps.append(step)
         blocks.append(_with(block, steps=tuple(steps)))
-    return _drop_unused_graphs(program.replace(blocks=tuple(blocks), graphs=tuple(graphs), values=tuple(values)))
+    return drop_unused_graphs(program.replace(blocks=tuple(blocks), graphs=tuple(graphs), values=tuple(values)))
 
 
 def _concatenate(
@@ -222,7 +222,7 @@ def prune(graph: Graph) -> Graph:
     )
 
 
-def _drop_unused_graphs(program: Program) -> Program:
+def drop_unused_graphs(program: Program) -> Program:
     """The program without regions that no block runs, numbered in order of first use."""
     numbers: dict[int, int] = {}
     for block in program.blocks:
@@ -316,7 +316,7 @@ class PruneParameters:
             alive = set(kept[jump.block])
             return _with(jump, args=tuple(a for a, p in zip(jump.args, params) if p in alive))
 
-        return _drop_unused_graphs(program.replace(
+        return drop_unused_graphs(program.replace(
             graphs=tuple(graphs),
             blocks=tuple(_with(block, terminator=_map_jumps(block.terminator, shorten)) for block in blocks),
         ))
@@ -333,7 +333,7 @@ class Deduplicate:
     def regions(self, program: Program) -> Program:
         first: dict[Any, int] = {}
         numbers = {g: first.setdefault(_region_key(program, graph), g) for g, graph in enumerate(program.graphs)}
-        return _drop_unused_graphs(program.replace(blocks=tuple(
+        return drop_unused_graphs(program.replace(blocks=tuple(
             _with(block, steps=tuple(
                 _with(step, region=numbers[step.region]) if isinstance(step, schema.RegionStep) else step
                 for step in block.steps

@@ -242,6 +242,8 @@ class _Check:
                 self.call(place, given, host.inputs, made, host.outputs)
             elif isinstance(step, schema.ScalarStep):
                 self.scalar(step, place, given, made)
+            elif isinstance(step, schema.AppendStep):
+                self.append(step, place, given, made)
         self.terminator(block.terminator, f"{where}.terminator", local)
 
     def source(self, source: int, where: str) -> None:
@@ -279,6 +281,26 @@ class _Check:
                                "operands that the operation takes")
         if made[0] not in kind:
             raise ProgramError(where, "output-type", describe(made[0]), " or ".join(map(describe, kind)))
+
+    def append(self, step: schema.AppendStep, where: str, given: list[ValueType], made: list[ValueType]) -> None:
+        _count(len(given), 2, where, "operand-count")
+        _count(len(made), 1, where, "output-count")
+        kinds = (*given, *made)
+        if not all(isinstance(kind, TensorType) for kind in kinds) or len({
+                (kind.dtype, len(kind.shape)) for kind in kinds}) > 1:
+            raise ProgramError(where, "operand-type", f"append({', '.join(map(describe, kinds))})",
+                               "tensors of one dtype and rank")
+        _range(step.axis, 0, len(made[0].shape), where, "axis")
+        _range(step.capacity, 0, self.limits.elements + 1, where, "count")
+        row = made[0].shape[step.axis + 1:]
+        _bound(step.capacity * math.prod(size for size in row if isinstance(size, int)), self.limits.elements, where,
+               "elements")
+        sizes = [kind.shape[step.axis] for kind in kinds]
+        fixed = all(isinstance(size, int) for size in sizes)
+        if any(kind.shape[: step.axis] != (1,) * step.axis or kind.shape[step.axis + 1:] != row for kind in kinds) or (
+                fixed and sizes[0] + sizes[1] != sizes[2]):
+            raise ProgramError(where, "operand-type", f"append({', '.join(map(describe, kinds))})",
+                               f"equal but along dimension {step.axis}, where the sizes add up; 1 before it")
 
     def random(self, step: schema.RandomStep, where: str, local: Collection[int]) -> list[ValueType]:
         _one_of(step.kind, _RANDOM_KINDS, where, "random-kind")

@@ -11,7 +11,7 @@ copy on an edge is copied in parallel. A tensor's register is emptied after its 
 """
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from elastic_runtime import host_ops
+from elastic_runtime import growing, host_ops
 from elastic_runtime.binding import Builder, Registers, Signature, builder, tell
 from elastic_runtime.check import describe, leaves
 from elastic_runtime.engines import Kernel
@@ -34,6 +34,8 @@ from elastic_runtime.errors import (
 )
 from elastic_runtime.limits import Limits
 from elastic_runtime.schema import (
+    AppendStep,
+    Block,
     Branch,
     HostCallStep,
     HostSignature,
@@ -240,19 +242,67 @@ class _Lowering:
                 last.setdefault(place[value], index)
         local = (*block.params, *(value for step in block.steps for value in step.outputs))
         held = {place[value] for value in local if self.is_tensor(value)} if self.release else set()
-        final = max((i for i, step in enumerate(block.steps) if isinstance(step, (RegionStep, HostCallStep))),
-                    default=-1)
+        final = max((i for i, step in enumerate(block.steps)
+                     if isinstance(step, (RegionStep, HostCallStep, AppendStep))), default=-1)
         dying: dict[int, list[int]] = {}
         for register in sorted(held):
             if last.get(register, final) < final:
                 dying.setdefault(last[register], []).append(register)
         functions = []
+        placed = self.placed(block)
         for index, step in enumerate(block.steps):
-            functions.append(self.step(step))
+            if not any(step is append for appends in placed.values() for _, append in appends):
+                functions.append(self.writing(step, placed[index]) if index in placed else self.step(step))
             if index in dying:
                 functions.append(_empty(tuple(dying[index])))
                 held -= set(dying[index])
         return tuple(functions), self.end(block.terminator, held)
+
+    def placed(self, block: Block) -> dict[int, list[tuple[int, AppendStep]]]:
+        """By step: the outputs of a region, by position, that it writes where they are appended."""
+        uses = Counter(value for step in block.steps for value in _step_uses(step))
+        uses.update(_terminator_uses(block.terminator))
+        made = {value: (index, position) for index, step in enumerate(block.steps)
+                for position, value in enumerate(step.outputs)}
+        found: dict[int, list[tuple[int, AppendStep]]] = {}
+        for step in block.steps:
+            if not isinstance(step, AppendStep) or step.inputs[1] not in made:
+                continue
+            prefix, rows = step.inputs
+            index, position = made[rows]
+            maker = block.steps[index]
+            if (isinstance(maker, RegionStep) and uses[rows] == 1 and made.get(prefix, (-1,))[0] < index
+                    and isinstance(self.program.values[rows].shape[step.axis], int)
+                    and hasattr(self.kernels[maker.region], "into")):
+                found.setdefault(index, []).append((position, step))
+        return found
+
+    def writing(self, step: RegionStep, appends: list[tuple[int, AppendStep]]) -> StepFunction:
+        """A region some of whose outputs are written behind the tensors that they are appended to."""
+        kernel, name = self.kernels[step.region], self.program.regions[step.region].name
+        read = _reader(tuple(self.place[value] for value in step.inputs))
+        positions = {position for position, _ in appends} if self.release else ()
+        written = tuple((index, self.place[value]) for index, value in enumerate(step.outputs)
+                        if index not in positions)
+        places = tuple(
+            (position, self.place[append.inputs[0]], self.place[append.outputs[0]],
+             self.program.values[append.inputs[1]].shape[append.axis], append.axis, append.capacity)
+            for position, append in appends)
+        count = len(step.outputs)
+
+        def run(registers):
+            targets = [None] * count
+            try:
+                for position, prefix, whole, rows, axis, capacity in places:
+                    registers[whole], targets[position] = growing.grow(registers[prefix], rows, axis, capacity)
+                made = kernel.into(read(registers), targets)
+                if len(made) != count:
+                    raise ValueError(f"{len(made)} outputs instead of {count}")
+                for index, register in written:
+                    registers[register] = made[index]
+            except Exception as error:
+                raise _failed(name, error) from error
+        return run
 
     def is_tensor(self, value: int) -> bool:
         return isinstance(self.program.values[value], TensorType)
@@ -337,6 +387,8 @@ class _Lowering:
             return _region(self.kernels[step.region], region.name, inputs, outputs)
         if isinstance(step, HostCallStep):
             return _host_call(self.hosts[step.name], self.signatures[step.name], inputs, outputs)
+        if isinstance(step, AppendStep):
+            return _append(step, inputs, outputs[0])
         return self.scalar(step, inputs, outputs[0])
 
     def scalar(self, step: ScalarStep, inputs: tuple[int, ...], output: int) -> StepFunction:
@@ -422,11 +474,6 @@ def _empty(dead: tuple[int, ...]) -> StepFunction:
 
 def _region(kernel: Kernel, name: str, inputs: tuple[int, ...], outputs: tuple[int, ...]) -> StepFunction:
     """A call of `kernel`; what it raises comes out as `ExecutionError` with the region's name."""
-    def failed(error: Exception) -> ElasticRuntimeError:
-        if isinstance(error, ElasticRuntimeError):
-            return error
-        return ExecutionError(f"region {name}", "engine", f"{type(error).__name__}: {error}", "a result")
-
     read, count, written = _reader(inputs), len(outputs), tuple(enumerate(outputs))
 
     def run(registers):
@@ -437,7 +484,24 @@ def _region(kernel: Kernel, name: str, inputs: tuple[int, ...], outputs: tuple[i
             for index, register in written:
                 registers[register] = made[index]
         except Exception as error:
-            raise failed(error) from error
+            raise _failed(name, error) from error
+    return run
+
+
+def _failed(name: str, error: Exception) -> ElasticRuntimeError:
+    if isinstance(error, ElasticRuntimeError):
+        return error
+    return ExecutionError(f"region {name}", "engine", f"{type(error).__name__}: {error}", "a result")
+
+
+def _append(step: AppendStep, inputs: tuple[int, ...], output: int) -> StepFunction:
+    (prefix, rows), axis, capacity = inputs, step.axis, step.capacity
+
+    def run(registers):
+        try:
+            registers[output] = growing.append(registers[prefix], registers[rows], axis, capacity)
+        except ValueError as error:
+            raise ExecutionError("append", "rows", str(error), "tensors that are equal but along one axis") from error
     return run
 
 

@@ -143,7 +143,22 @@ class HostCallStep(Data, tag_field="t", tag="call"):
     source: int = -1
 
 
-Step = RegionStep | ScalarStep | RandomStep | HostCallStep
+class AppendStep(Data, tag_field="t", tag="append"):
+    """`inputs` are a tensor and the rows to follow it along `axis`, before which all dimensions are of size 1; the
+    output is both, in memory where the first need not be copied.
+
+    Values stay what they are: nobody sees the first input change. Where the rows come from a region and go nowhere
+    else, the region writes them in place. `capacity`: rows worth reserving memory for, 0 where the bound is unknown.
+    """
+
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    axis: int = 0
+    capacity: int = 0
+    source: int = -1
+
+
+Step = RegionStep | ScalarStep | RandomStep | HostCallStep | AppendStep
 
 #: The closed set of host scalar operations: name -> number of operands.
 #: "item" reads a one-element tensor as a Python scalar; "tensor_bool|int|float" makes a 0-d

@@ -62,7 +62,20 @@ def with_scalar(op, inputs, made, values=(INT, FLOAT, BOOL), literals=()) -> s.P
                    [entry([param(f"p{i}", leaf(i)) for i in range(count)], range(count))])
 
 
-@pytest.mark.parametrize("made", [on_sign(), countdown(), running_sum()])
+BOOL1 = s.TensorType(dtype="bool", shape=(1,))
+
+
+def with_append(inputs, made, rows=None, prefix=None, **options) -> s.Program:
+    rows, prefix = rows or f32(1), prefix or f32(2)
+    step = s.AppendStep(inputs=tuple(inputs), outputs=(2,), **options)
+    return program([prefix, rows, made], [block([0, 1], [step], give(const(0)))],
+                   [entry([param("x", leaf(0)), param("y", leaf(1))], [0, 1])])
+
+
+@pytest.mark.parametrize("made", [
+    on_sign(), countdown(), running_sum(), with_append([0, 1], f32(3)),
+    with_append([0, 1], f32(1, 1, "k", 4), f32(1, 1, "m", 4), f32(1, 1, 2, 4), axis=2, capacity=7),
+])
 def test_good_programs_pass(made):
     check_program(made)
     assert s.decode(s.encode(made), s.Program) == made
@@ -147,6 +160,20 @@ BROKEN = {
                       "literal-position"),
     "literal-far": (with_scalar("add", [1], INT, literals=[(2, "i1")]), "blocks[0].steps[0]", "literal-position"),
     "size-dim": (with_scalar("size", [0], INT, literals=[(1, "i1")]), "blocks[0].steps[0]", "operand-type"),
+    # appending
+    "append-count": (with_append([0], f32(3)), "blocks[0].steps[0]", "operand-count"),
+    "append-scalar": (with_append([0, 1], f32(3), INT), "blocks[0].steps[0]", "operand-type"),
+    "append-dtype": (with_append([0, 1], f32(3), BOOL1), "blocks[0].steps[0]", "operand-type"),
+    "append-rank": (with_append([0, 1], f32(3), f32(1, 1)), "blocks[0].steps[0]", "operand-type"),
+    "append-sum": (with_append([0, 1], f32(4), f32(1)), "blocks[0].steps[0]", "operand-type"),
+    "append-axis": (with_append([0, 1], f32(3), f32(1), axis=1), "blocks[0].steps[0]", "axis"),
+    "append-axis-negative": (with_append([0, 1], f32(3), f32(1), axis=-1), "blocks[0].steps[0]", "axis"),
+    "append-leading": (with_append([0, 1], f32(2, 3), f32(2, 1), f32(2, 2), axis=1), "blocks[0].steps[0]",
+                       "operand-type"),
+    "append-row": (with_append([0, 1], f32(3, 4), f32(1, 5), f32(2, 4)), "blocks[0].steps[0]", "operand-type"),
+    "append-capacity": (with_append([0, 1], f32(3), f32(1), capacity=-1), "blocks[0].steps[0]", "count"),
+    "append-huge": (with_append([0, 1], f32(3, 1 << 30), f32(1, 1 << 30), f32(2, 1 << 30), capacity=1 << 20),
+                    "blocks[0].steps[0]", "elements"),
     # randomness
     "random-kind": (one([s.RandomStep(kind="os", sizes=(1,), outputs=(1,))], give(const(0)), [f32(1)]),
                     "blocks[0].steps[0]", "random-kind"),

@@ -31,7 +31,11 @@ Inputs have the dtype and rank of their ports, are C-contiguous, aligned, in nat
 read-only; outputs must be C-contiguous. An exception comes out as `ExecutionError` with the region's name.
 
 A kernel may have an attribute `around`: called with a function that wraps a callable, it gives the same kernel with
-the engine's own run call wrapped, so that profiling tells that call from the kernel's Python lines around it."""
+the engine's own run call wrapped, so that profiling tells that call from the kernel's Python lines around it.
+
+A kernel may have an attribute `into`: called with the input arrays and, per output, an array to write it to or None,
+it gives the outputs, where those arrays are themselves. The arrays have the declared dtype and shape and are
+C-contiguous; no input shares memory with them."""
 
 
 @dataclass(frozen=True)
