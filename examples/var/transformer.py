@@ -45,12 +45,12 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         q = F.normalize(self.split(self.query(x)), dim=-1) * self.temperature.exp()
-        k, v = F.normalize(self.split(self.key(x)), dim=-1), self.split(self.value(x))
+        k, v = F.normalize(self.split(self.key(x)), dim=-1), self.value(x)
         if not self.training:
             if self.keys is not None:
                 k, v = torch.cat((self.keys, k)), torch.cat((self.values, v))
             self.keys, self.values = k, v
-        q, k, v = (part.permute(1, 2, 0, 3) for part in (q, k, v))
+        q, k, v = (part.permute(1, 2, 0, 3) for part in (q, k, self.split(v)))
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
         return self.out(mixed.permute(2, 0, 1, 3).reshape(x.shape))
 
