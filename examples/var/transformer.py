@@ -182,8 +182,9 @@ class VAR(nn.Module):
             runs = [number in equidistant(len(self.blocks), depth) for depth in depths]
             if runs != sorted(runs, reverse=True):
                 raise ValueError(f"depths {list(depths)}: layer {number} runs at a scale after one that skips it")
-            end = self.ends[sum(runs) - 1]
-            x = torch.cat((block(x[:end], condition, mask[:end, :end]), x[end:]))
+            if any(runs):
+                end = self.ends[sum(runs) - 1]
+                x = torch.cat((block(x[:end], condition, mask[:end, :end]), x[end:]))
         return self.head(x, condition).transpose(0, 1)
 
 
