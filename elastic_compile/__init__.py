@@ -24,16 +24,18 @@ from elastic_compile.errors import (
 if TYPE_CHECKING:
     from elastic_compile.api import CompiledProgram, compile
     from elastic_compile.capture.signature import call
+    from elastic_compile.elastic import CompiledFamily, compile_family
     from elastic_compile.hostop import host_op
 
 __all__ = [
-    "BackendError", "BackendUnavailable", "CompileError", "CompiledProgram", "ExampleError", "InternalError",
-    "Refusal", "TrainingModeError", "VerificationError", "call", "compile",
+    "BackendError", "BackendUnavailable", "CompileError", "CompiledFamily", "CompiledProgram", "ExampleError",
+    "InternalError", "Refusal", "TrainingModeError", "VerificationError", "call", "compile", "compile_family",
     "host_op",
 ]
 
 _NEED_TORCH = {
     "CompiledProgram": "elastic_compile.api", "compile": "elastic_compile.api",
+    "CompiledFamily": "elastic_compile.elastic", "compile_family": "elastic_compile.elastic",
     "call": "elastic_compile.capture.signature",
     "host_op": "elastic_compile.hostop",
 }

@@ -43,7 +43,7 @@ class CompiledProgram:
 
     `program` is what the runtime executes; `files` the region artefacts by file name; `weights` the store, each
     distinct tensor once; `reference` recorded eager calls over `reference_tensors`; `source` the same program
-    before the backend, for reports.
+    before the backend, for reports; `host_ops` the functions that it calls, which no bundle holds.
     """
 
     program: schema.Program
@@ -54,6 +54,7 @@ class CompiledProgram:
     reference_tensors: Mapping[str, np.ndarray]
     provenance: schema.Provenance
     source: Program
+    host_ops: Mapping[str, Callable[..., Any]]
 
     def inspect(self) -> str:
         """The host program as a person reads it: blocks, regions, branches, source lines."""
@@ -61,17 +62,21 @@ class CompiledProgram:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the bundle at `path` (a directory), atomically; an existing bundle there is replaced."""
-        bundle.write(
-            path, program=self.program, files=self.files, weights=self.weights, reference=self.reference,
-            reference_tensors=self.reference_tensors, provenance=self.provenance,
-        )
+        bundle.write(path, bundle.pack(self.program.name, [self.member(bundle.ONLY)], self.files, self.provenance))
+
+    def member(
+        self, name: str, config: Mapping[str, bool | int | float | str] | None = None, quality: float | None = None
+    ) -> bundle.Member:
+        """The program as the subnet `name` of a bundle."""
+        return bundle.Member(name, self.program, self.weights, self.reference, self.reference_tensors, config or {},
+                             quality)
 
 
 def compile(
     module_or_bound_method: Any,
     example_inputs: Sequence[Any],
     *,
-    backend: str = "onnxruntime",
+    backend: str | backends.Backend = "onnxruntime",
     name: str | None = None,
     dump_dir: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
@@ -81,12 +86,13 @@ def compile(
     `example_inputs`: a list of calls; a call is a tuple of positional arguments, or `ec.call(*args, **kwargs)`.
     Tensors in the examples are run-time inputs of that dtype and shape; Python numbers that differ between examples
     are run-time scalars; everything else is fixed, and a later call with another value is refused by the runtime.
+    `backend`: the name of one, or one that is at hand.
 
     Raises `ExampleError`, `TrainingModeError`, `Refusal` (a construct that is not accepted, with its position),
     `BackendUnavailable`, `BackendError`, `VerificationError`.
     """
     report = progress or (lambda stage, done, total: None)
-    engine = backends.get(backend)
+    engine = backends.get(backend) if isinstance(backend, str) else backend
     module, function = _target(module_or_bound_method)
     title = name or type(module).__name__ if module is not None else name or function.__name__
     calls = normalise(example_inputs)
@@ -118,18 +124,18 @@ def compile(
         except BackendError as error:
             raise located(error, program) from error.__cause__
         stages.regions(program, compiled)
-        made = assemble(program, backend, compiled)
+        made = assemble(program, compiled)
         with exploration.preserved():
             reference, tensors = reference_calls(function, entry_shapes)
         result = CompiledProgram(
-            program=made.program, backend=backend, files=made.files, weights=made.weights, reference=reference,
+            program=made.program, backend=engine.name, files=made.files, weights=made.weights, reference=reference,
             reference_tensors=tensors, source=program,
             provenance=collect(
-                [template.source for template in hooks.templates], {"backend": backend}),
+                [template.source for template in hooks.templates], {"backend": engine.name}),
+            host_ops={name: one.function for name, one in exploration.tracer.host_functions.items()},
         )
         report("verify", 0, None)
-        return verify_compiled(result, native=engine.native, host_ops={
-            name: one.function for name, one in exploration.tracer.host_functions.items()})
+        return verify_compiled(result, native=engine.native)
 
 
 def located(error: BackendError, program: Program) -> BackendError:
@@ -153,7 +159,7 @@ class Assembled:
     weights: Mapping[str, np.ndarray]
 
 
-def assemble(program: Program, backend: str, compiled: Sequence[backends.CompiledRegion]) -> Assembled:
+def assemble(program: Program, compiled: Sequence[backends.CompiledRegion]) -> Assembled:
     """Bind regions to files and to a weight store in which each distinct tensor stands once."""
     files: dict[str, bytes] = {}
     names: dict[bytes, str] = {}
@@ -168,7 +174,7 @@ def assemble(program: Program, backend: str, compiled: Sequence[backends.Compile
         return names[digest]
 
     def tensor_of(weight: str) -> str:
-        array = program.weights[weight].detach().contiguous().cpu().numpy()
+        array = program.weights[weight].detach().cpu().resolve_conj().resolve_neg().numpy()
         key = (str(array.dtype), array.shape, hashlib.sha256(array.tobytes()).digest())
         if key not in stored:
             stored[key] = weight

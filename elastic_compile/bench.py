@@ -14,7 +14,7 @@ from typing import Any
 
 from elastic_runtime import Model
 from elastic_runtime.bench import Timing, interleave
-from elastic_runtime.model import Timed
+from elastic_runtime.prepared import Timed
 
 Thunk = Callable[[], Any]
 Path = tuple[int, ...]

@@ -11,7 +11,7 @@ import copy
 import dataclasses
 import tempfile
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,9 +68,7 @@ def reference_calls(
     return schema.Reference(tensors="reference.safetensors", calls=tuple(calls), rtol=RTOL, atol=ATOL), tensors
 
 
-def verify_compiled(
-    result: CompiledProgram, native: bool, host_ops: Mapping[str, Callable[..., Any]] | None = None
-) -> CompiledProgram:
+def verify_compiled(result: CompiledProgram, native: bool) -> CompiledProgram:
     """Load the program as an application would, replay the reference calls, and run every block with both outcomes
     of every branch against eager PyTorch.
 
@@ -83,7 +81,7 @@ def verify_compiled(
     with tempfile.TemporaryDirectory(prefix="elastic-verify-") as directory:
         path = Path(directory) / "verify.elastic"
         result.save(path)
-        model = er.load(path, allow_native=native, host_ops=host_ops)
+        model = er.load(path, allow_native=native, host_ops=result.host_ops)
         model.seed(0)
         calls = []
         mode = 0

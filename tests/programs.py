@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from elastic_compile.bundle import ONLY, Member, Packed, pack
 from elastic_runtime import schema
 
 SOURCE = "model.py"
@@ -62,7 +63,7 @@ def scalar_program(constant: float = 2.0, name: str = "doubler") -> schema.Progr
     )
 
 
-def scalar_parts(constant: float = 2.0) -> dict[str, object]:
+def scalar_parts(constant: float = 2.0) -> Packed:
     """What `bundle.write` takes for `scalar_program(constant)`: one reference call per path."""
     tensors = {
         "in0": np.array(3.0, np.float32), "out0": np.array(3.0 * constant),
@@ -75,15 +76,11 @@ def scalar_parts(constant: float = 2.0) -> dict[str, object]:
             entry=0, inputs=("in1",), outputs=(), result=schema.FloatLeaf(v=schema.encode_float(-1.0)),
             path=(0, 2)),
     )
-    return {
-        "program": scalar_program(constant),
-        "files": {},
-        "weights": {},
-        "reference": schema.Reference(tensors="reference.safetensors", calls=calls),
-        "reference_tensors": tensors,
-        "provenance": schema.Provenance(
-            created="2026-01-01T00:00:00+00:00", versions={}, source_sha256="0" * 64, device={}, options={}),
-    }
+    made = scalar_program(constant)
+    reference = schema.Reference(tensors="reference.safetensors", calls=calls)
+    provenance = schema.Provenance(
+        created="2026-01-01T00:00:00+00:00", versions={}, source_sha256="0" * 64, device={}, options={})
+    return pack(made.name, [Member(ONLY, made, {}, reference, tensors)], {}, provenance)
 
 
 def exits_program() -> schema.Program:

@@ -1,71 +1,62 @@
-"""Writes a bundle: the compiled program as a directory of plain data that the runtime loads.
+"""Writes a bundle: compiled programs as a directory of plain data that the runtime loads.
 
-In: a program, its region artefacts, weights, reference calls and provenance, all in memory.
-Out: a directory with `manifest.json` (every other file's size and SHA-256), `program.json`,
-`weights.safetensors`, `reference.json` with its tensor file, `provenance.json` and the region artefacts.
+In: a `Packed`, everything that the bundle holds, in memory.
+Out: a directory with `manifest.json` (every other file's size and SHA-256, the subnets), a program and recorded calls
+per subnet (`program.json`, or `program.NAME.json` where there are several), `weights.safetensors` and `weights.json`,
+`sharing.json`, the recorded calls' tensor file, `provenance.json`, latency tables and the region artefacts.
 Never: leaves half a bundle, overwrites what is no bundle, or writes one that names what it does not hold.
 """
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-
+from elastic_compile.bundle.pack import REFERENCE_TENSORS, Packed
 from elastic_compile.bundle.replace import Add, replace_directory
 from elastic_compile.bundle.tensors import serialise
 from elastic_compile.errors import InternalError
 from elastic_runtime import schema
 
 MANIFEST = "manifest.json"
-PROGRAM = "program.json"
 WEIGHTS = "weights.safetensors"
-REFERENCE = "reference.json"
+PARTS = "weights.json"
+SHARING = "sharing.json"
 PROVENANCE = "provenance.json"
 
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 
 
-def write(
-    path: str | os.PathLike[str],
-    *,
-    program: schema.Program,
-    files: Mapping[str, bytes],
-    weights: Mapping[str, np.ndarray],
-    reference: schema.Reference,
-    reference_tensors: Mapping[str, np.ndarray],
-    provenance: schema.Provenance,
-) -> None:
+def write(path: str | os.PathLike[str], packed: Packed) -> None:
     """Write a bundle to the directory `path`, or replace the bundle that is there, in one step.
-
-    `files` maps plain file names to region artefacts, `weights` the store's names to arrays,
-    `reference_tensors` the names that `reference` uses to arrays (stored in the file `reference.tensors`).
 
     Raises `BundleWriteError` when something that is no bundle stands at `path` or the file system cannot
     replace in one step, `InternalError` when the parts do not belong together, ValueError for a tensor of
     a dtype that no tensor file can hold, OSError as the file system gives it. After any error, and after a
     stop at any moment, `path` is as it was or holds the whole new bundle.
     """
-    _check(program, files, weights, reference, reference_tensors)
+    _check(packed)
 
     def fill(add: Add) -> None:
         contents = {
-            PROGRAM: [schema.encode(program)],
-            WEIGHTS: serialise(weights),
-            REFERENCE: [schema.encode(reference)],
-            reference.tensors: serialise(reference_tensors),
-            PROVENANCE: [schema.encode(provenance)],
-            **{name: [files[name]] for name in sorted(files)},
+            **{subnet.program: [schema.encode(program)] for subnet, program in zip(packed.subnets, packed.programs)},
+            WEIGHTS: serialise(packed.weights),
+            PARTS: [schema.encode(packed.parts)],
+            SHARING: [schema.encode(packed.sharing)],
+            **{subnet.reference: [schema.encode(one)] for subnet, one in zip(packed.subnets, packed.references)},
+            REFERENCE_TENSORS: serialise(packed.reference_tensors),
+            PROVENANCE: [schema.encode(packed.provenance)],
+            **{name: [packed.tables[name]] for name in sorted(packed.tables)},
+            **{name: [packed.files[name]] for name in sorted(packed.files)},
         }
         entries = []
         for name, pieces in contents.items():
             size, sha256 = add(name, pieces)
             entries.append(schema.FileEntry(name=name, size=size, sha256=sha256))
         manifest = schema.Manifest(
-            format=schema.FORMAT, version=schema.SCHEMA_VERSION, name=program.name, files=tuple(entries),
-            program=PROGRAM, weights=WEIGHTS, reference=REFERENCE, provenance=PROVENANCE)
+            format=schema.FORMAT, version=schema.SCHEMA_VERSION, name=packed.name, subnets=packed.subnets,
+            weights=WEIGHTS, parts=PARTS, sharing=SHARING, provenance=PROVENANCE, files=tuple(entries),
+            tables=tuple(sorted(packed.tables)))
         add(MANIFEST, [schema.encode(manifest)])
 
     replace_directory(Path(path), _is_bundle, fill)
@@ -81,27 +72,27 @@ def _is_bundle(path: Path) -> bool:
         return False
 
 
-def _check(
-    program: schema.Program,
-    files: Mapping[str, bytes],
-    weights: Mapping[str, np.ndarray],
-    reference: schema.Reference,
-    reference_tensors: Mapping[str, np.ndarray],
-) -> None:
-    own = {MANIFEST, PROGRAM, WEIGHTS, REFERENCE, PROVENANCE, reference.tensors}
-    for name in (*files, reference.tensors):
+def _check(packed: Packed) -> None:
+    own = {MANIFEST, WEIGHTS, PARTS, SHARING, PROVENANCE, REFERENCE_TENSORS,
+           *(file for subnet in packed.subnets for file in (subnet.program, subnet.reference))}
+    given = {**packed.files, **packed.tables}
+    for name in (*own, *given):
         if not _PLAIN.fullmatch(name):
             raise InternalError(f"{name!r} is not a plain file name")
-    if clash := sorted(own & set(files)):
-        raise InternalError(f"region artefacts take the bundle's own file names: {', '.join(clash)}")
-    if len({name.lower() for name in (*own, *files)}) != len(own) + len(files):
+    if clash := sorted(own & set(given)) or sorted(set(packed.files) & set(packed.tables)):
+        raise InternalError(f"region artefacts or tables take other files' names: {', '.join(clash)}")
+    if len({name.lower() for name in (*own, *given)}) != len(own) + len(given):
         raise InternalError("file names differ only in case")
-    artefacts = {name for region in program.regions for name in region.files.values()}
-    _same("region artefacts", artefacts, set(files))
-    used = {use.tensor for region in program.regions for use in region.weights} | set(program.initial)
-    _same("weights", used, set(weights))
-    named = {name for call in reference.calls for name in (*call.inputs, *call.outputs)}
-    _same("reference tensors", named, set(reference_tensors))
+    regions = [region for program in packed.programs for region in program.regions]
+    _same("region artefacts", {name for region in regions for name in region.files.values()}, set(packed.files))
+    used = {use.tensor for region in regions for use in region.weights}
+    used |= {name for program in packed.programs for name in program.initial}
+    parts = packed.parts.parts
+    read = {name for part in parts.values() for name in (part.tensor, *getattr(part, "indices", ())) if name}
+    _same("parts of weights", used & set(parts), set(parts))
+    _same("weights", (used | read) - set(parts), set(packed.weights))
+    named = {name for one in packed.references for call in one.calls for name in (*call.inputs, *call.outputs)}
+    _same("reference tensors", named, set(packed.reference_tensors))
 
 
 def _same(what: str, named: set[str], given: set[str]) -> None:

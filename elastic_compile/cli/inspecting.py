@@ -11,7 +11,7 @@ import msgspec
 import typer
 
 from elastic_compile.cli.console import AllowNative, Bundle, Json, Threads, out, reporting, write_json
-from elastic_compile.inspect import render_text
+from elastic_compile.inspect import render_sharing, render_text
 from elastic_runtime import Limits, Statistics, load
 from elastic_runtime.bundle_reader import BundleReader
 
@@ -24,32 +24,46 @@ def inspect_bundle(
     graph: Annotated[Path | None, typer.Option(
         "--graph", metavar="FILE", help="Draw the program as .svg or .png, with times and frequencies measured on "
         "the bundle's reference inputs.")] = None,
+    subnet: Annotated[str | None, typer.Option("--subnet", metavar="NAME", help="Show, or draw, this one.")] = None,
     threads: Threads = 1,
     allow_native: AllowNative = False,
     json: Json = None,
 ) -> None:
-    """Show the program of a bundle: blocks, regions, branches and their source lines."""
+    """Show the programs of a bundle: blocks, regions, branches and their source lines; what its subnets share."""
     if graph is not None and graph.suffix not in (".svg", ".png"):
         raise typer.BadParameter(f"given {graph.name!r}, expected a name that ends in .svg or .png",
                                  param_hint="--graph")
     with BundleReader(bundle, Limits()) as reader:
-        program, manifest = reader.program, reader.manifest
+        programs, manifest, sharing = reader.programs, reader.manifest, reader.sharing()
+    if subnet not in (None, *programs):
+        raise typer.BadParameter(f"given {subnet!r}, expected one of {', '.join(programs)}", param_hint="--subnet")
+    shown = [subnet] if subnet else list(programs)
+    program = programs[shown[0]]
     size = next(entry.size for entry in manifest.files if entry.name == manifest.weights)
     statistics = None
     if graph is not None:
-        statistics = _measure(bundle, threads, allow_native)
+        statistics = _measure(bundle, shown[0], threads, allow_native)
         from elastic_compile.inspect.drawing import draw
         draw(program, graph, statistics)
     console = out(json)
-    console.print(render_text(program, statistics, weight_bytes=size), end="", markup=False)
+    if len(programs) > 1:
+        console.print(render_sharing(manifest.subnets, sharing), markup=False)
+    for name in shown:
+        console.print(f"subnet {name}\n" if len(programs) > 1 else "", end="", markup=False)
+        console.print(render_text(programs[name], statistics if name == shown[0] else None, weight_bytes=size),
+                      end="" if name == shown[-1] else "\n", markup=False)
     if graph is not None:
         console.print(f"\ndrawing: {graph}", markup=False)
-    write_json(json, {"bundle": str(bundle), "program": msgspec.to_builtins(program), "weight_bytes": size})
+    write_json(json, {
+        "bundle": str(bundle), "weight_bytes": size, "sharing": msgspec.to_builtins(sharing),
+        "subnets": {one.name: {"config": one.config, "quality": one.quality,
+                               "program": msgspec.to_builtins(programs[one.name])} for one in manifest.subnets}})
 
 
-def _measure(bundle: Path, threads: int, allow_native: bool) -> Statistics:
+def _measure(bundle: Path, subnet: str, threads: int, allow_native: bool) -> Statistics:
     """What the reference calls do, after one round to warm up."""
     model = load(bundle, threads=threads, allow_native=allow_native, self_test=True, profile=True)
+    model.switch(subnet)
     for _ in range(_RUNS):
         for entry, inputs in model.reference_inputs():
             model.reset()

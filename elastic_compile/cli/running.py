@@ -20,6 +20,8 @@ def run_bundle(
     input: Annotated[Path, typer.Option(
         "--input", metavar="NPZ", help="Arrays named by parameter: x, or x/0 and x/mask inside lists and dicts.")],
     output: Annotated[Path | None, typer.Option("--output", metavar="NPZ", help="Write the result here.")] = None,
+    subnet: Annotated[str | None, typer.Option(
+        "--subnet", metavar="NAME", help="Which of the bundle's subnets to run. [default: the first]")] = None,
     threads: Threads = 1,
     allow_native: AllowNative = False,
     seed: Annotated[int | None, typer.Option("--seed", help="Of the random generator.")] = None,
@@ -29,6 +31,7 @@ def run_bundle(
     if json == Path("-"):
         raise typer.BadParameter("run writes its result to standard output: name a file", param_hint="--json")
     arguments = [str(bundle), "--input", str(input), "--threads", str(threads)]
+    arguments += ["--subnet", subnet] if subnet is not None else []
     arguments += ["--output", str(output)] if output else []
     arguments += ["--allow-native"] if allow_native else []
     arguments += ["--seed", str(seed)] if seed is not None else []

@@ -11,6 +11,7 @@ beside the last of the operations made of it: beside the branch that decides, wh
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import PurePath
 
 from elastic_runtime import Statistics, schema
@@ -46,6 +47,36 @@ def render_text(
             f" -> {', '.join(map(type_text, op.outputs)) or 'None'}" for op in program.host_ops))
     sections.extend(_block(program, number, statistics) for number in range(len(program.blocks)))
     return "\n\n".join(sections) + "\n"
+
+
+_MOST_REASONS = 12
+
+
+def render_sharing(subnets: Sequence[schema.Subnet], sharing: schema.Sharing) -> str:
+    """The subnets of a bundle, what they share, and why the rest is not shared. The first subnet is active first."""
+    largest = max(sharing.alone.values(), default=0)
+    share = f", {sharing.stored / largest:.2f} × the largest subnet's" if largest else ""
+    lines = [f"{_count(len(subnets), 'subnet')}, weights {bytes_text(sharing.stored)}{share}"]
+    for subnet in subnets:
+        about = sharing.subnets.get(subnet.name)
+        settings = ", ".join(f"{name}={value}" for name, value in subnet.config.items())
+        quality = "" if subnet.quality is None else f", quality {subnet.quality:g}"
+        lines.append(f"\nsubnet {subnet.name}{quality}" + (f"  ({settings})" if settings else ""))
+        if about is None:
+            continue
+        regions, common = sharing.regions.get(subnet.name, (0, 0))
+        lines.append(f"    regions {regions}, of which {common} in other subnets too")
+        lines.append(f"    weights {bytes_text(about.own + about.shared + about.viewed)}: "
+                     f"{bytes_text(about.shared)} shared as they are, {bytes_text(about.viewed)} parts of larger "
+                     f"tensors, {bytes_text(about.own)} of its own")
+        if about.copied:
+            lines.append(f"    {bytes_text(about.copied)} of the parts are not contiguous: made once in memory, for "
+                         "an engine that needs them so")
+        told = list(about.reasons.items())
+        lines += [f"    {name}: {why}" for name, why in told[:_MOST_REASONS]]
+        if len(told) > _MOST_REASONS:
+            lines.append(f"    … and {len(told) - _MOST_REASONS} more in sharing.json")
+    return "\n".join(lines) + "\n"
 
 
 def summary(program: schema.Program, *, weight_bytes: int | None = None) -> str:

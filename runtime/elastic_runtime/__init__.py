@@ -16,10 +16,12 @@ from elastic_runtime.errors import (
     NativeCodeRefused,
     ProgramError,
     SelfTestFailed,
+    SwitchRefused,
     VersionError,
 )
 from elastic_runtime.limits import Limits
-from elastic_runtime.model import BlockRun, Model, RegionStatistics, Statistics, load
+from elastic_runtime.model import BlockRun, Model, load
+from elastic_runtime.prepared import RegionStatistics, Statistics
 from elastic_runtime.schema import SCHEMA_VERSION
 
 __all__ = [
@@ -41,6 +43,7 @@ __all__ = [
     "RegionStatistics",
     "SelfTestFailed",
     "Statistics",
+    "SwitchRefused",
     "VersionError",
     "load",
 ]

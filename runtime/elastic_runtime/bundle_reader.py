@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import math
 import mmap
 import os
 import re
@@ -24,11 +25,12 @@ import msgspec
 import numpy as np
 
 from elastic_runtime import schema
-from elastic_runtime.check import PLAIN_NAME, check_program, check_tree, fits, leaves
+from elastic_runtime.check import PLAIN_NAME, SUBNET_NAME, check_program, check_tree, fits, leaves
 from elastic_runtime.errors import BundleError, ProgramError, VersionError
 from elastic_runtime.limits import Limits
 from elastic_runtime.strict_json import decode_json
 from elastic_runtime.tensor_file import read_tensors
+from elastic_runtime.weights import Weights
 
 MANIFEST = "manifest.json"
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
@@ -43,20 +45,22 @@ class _Header(msgspec.Struct):
 
 @dataclass(frozen=True)
 class Contents:
-    """All that a bundle holds besides its program. `files`: the bytes of each region file by name."""
+    """All that a bundle holds besides its programs. `files`: the bytes of each region file by name, `references` the
+    recorded calls and their tensors by subnet, `tables` the bytes of each latency table by file name."""
 
     files: dict[str, memoryview]
-    weights: dict[str, np.ndarray]
-    reference: schema.Reference
-    reference_tensors: dict[str, np.ndarray]
+    weights: Weights
+    references: dict[str, tuple[schema.Reference, dict[str, np.ndarray]]]
     provenance: schema.Provenance
+    sharing: schema.Sharing
+    tables: dict[str, memoryview]
 
 
 class BundleReader:
     """A bundle's open directory, for the time of loading; use it as a context manager.
 
-    `manifest` and then `program` are there once entered; `contents` reads the rest. A program can thus be refused
-    (native code, a missing engine or host function) before a file of its regions is opened.
+    `manifest` and then `programs`, by subnet, are there once entered; `contents` reads the rest. A program can thus
+    be refused (native code, a missing engine or host function) before a file of its regions is opened.
     """
 
     def __init__(self, path: str | os.PathLike[str], limits: Limits) -> None:
@@ -73,7 +77,7 @@ class BundleReader:
             self.manifest = self._manifest()
             self.entries = {entry.name: entry for entry in self.manifest.files}
             self._listing()
-            self.program = self._program()
+            self.programs = {subnet.name: self._program(subnet.program) for subnet in self.manifest.subnets}
         except BaseException:
             self.__exit__()
             raise
@@ -162,7 +166,31 @@ class BundleReader:
                 raise BundleError(entry.name, "file-entry", f"{entry.size} bytes, SHA-256 {entry.sha256[:16]}",
                                   "one entry per file, with its size and its hash in lower-case hex")
             seen.add(entry.name)
+        self._subnets(manifest)
         return manifest
+
+    def _subnets(self, manifest: schema.Manifest) -> None:
+        """Rules: "subnet-count", "subnet-name", "subnet-config", "subnet-quality", "file-role"."""
+        limits, names = self.limits, set()
+        if not 1 <= len(manifest.subnets) <= limits.subnets:
+            raise BundleError(MANIFEST, "subnet-count", len(manifest.subnets), f"1 to {limits.subnets}")
+        for subnet in manifest.subnets:
+            if not SUBNET_NAME.fullmatch(subnet.name) or subnet.name in names:
+                raise BundleError(MANIFEST, "subnet-name", repr(subnet.name),
+                                  "1 to 64 letters, digits, '_', '.', '-', each name once")
+            names.add(subnet.name)
+            texts = [*subnet.config, *(value for value in subnet.config.values() if isinstance(value, str))]
+            if len(subnet.config) > limits.ports or max(map(len, texts), default=0) > limits.text:
+                raise BundleError(MANIFEST, "subnet-config", f"{len(subnet.config)} settings of {subnet.name}",
+                                  f"<= {limits.ports} settings and {limits.text} characters")
+            if subnet.quality is not None and not math.isfinite(subnet.quality):
+                raise BundleError(MANIFEST, "subnet-quality", subnet.quality, "a finite number")
+        roles = [*(file for subnet in manifest.subnets for file in (subnet.program, subnet.reference)),
+                 manifest.weights, manifest.parts, manifest.sharing, manifest.provenance, *manifest.tables]
+        if len(set(roles)) != len(roles):
+            raise BundleError(MANIFEST, "file-role", f"{len(roles)} roles of {len(set(roles))} files",
+                              "one file for each program, reference, table, and for weights, parts, sharing, "
+                              "provenance")
 
     def _listing(self) -> None:
         """Every file of the directory is listed and there is no other. Rules: "extra-file", "missing-file"."""
@@ -178,9 +206,8 @@ class BundleReader:
                 raise BundleError(name, "missing-file", "no such file", "a file that the manifest lists")
 
     # ---------------------------------------------------------------------------------------------- parts
-    def _program(self) -> schema.Program:
+    def _program(self, name: str) -> schema.Program:
         """Rules: those of `_verified`, `decode_json` and `check_program`."""
-        name = self.manifest.program
         program = decode_json(self._verified(name, self.limits.json_bytes), schema.Program, name, self.limits)
         try:
             check_program(program, self.limits)
@@ -195,32 +222,49 @@ class BundleReader:
     def contents(self) -> Contents:
         """Read, verify and check all remaining files.
 
-        Rules: those of `_verified`, `decode_json`, `read_tensors` and `check_tree`, "missing-weight", "state-type",
-        and for the reference "reference-entry", "reference-count", "reference-tensor", "reference-leaf",
-        "tolerance".
+        Rules: those of `_verified`, `decode_json`, `read_tensors`, `Weights` and `check_tree`, "missing-weight",
+        "state-type", "file-role", and for the references "reference-entry", "reference-count", "reference-tensor",
+        "reference-leaf", "tolerance".
         """
         limits, manifest = self.limits, self.manifest
-        weights = read_tensors(self._verified(manifest.weights, limits.tensors_bytes, mapped=True),
-                               manifest.weights, limits)
-        self._check_weights(weights)
-        reference = self._decoded(manifest.reference, schema.Reference)
-        tensors = read_tensors(self._verified(reference.tensors, limits.tensors_bytes, mapped=True),
-                               reference.tensors, limits)
-        self._check_reference(reference, tensors)
+        stored = read_tensors(self._verified(manifest.weights, limits.tensors_bytes, mapped=True),
+                              manifest.weights, limits)
+        weights = Weights(stored, self._decoded(manifest.parts, schema.Parts), manifest.parts, limits)
+        for program in self.programs.values():
+            self._check_weights(program, weights)
+        files: dict[str, dict[str, np.ndarray]] = {}
+        references = {}
+        for subnet in manifest.subnets:
+            reference = self._decoded(subnet.reference, schema.Reference)
+            if reference.tensors not in files:
+                files[reference.tensors] = read_tensors(
+                    self._verified(reference.tensors, limits.tensors_bytes, mapped=True), reference.tensors, limits)
+            self._check_reference(subnet, reference, files[reference.tensors])
+            references[subnet.name] = reference, files[reference.tensors]
         provenance = self._decoded(manifest.provenance, schema.Provenance)
-        taken = {manifest.program, manifest.weights, manifest.reference, manifest.provenance, reference.tensors}
-        files, room = {}, limits.region_bytes
+        tables = {name: self._verified(name, limits.json_bytes) for name in manifest.tables}
+        taken = {manifest.weights, manifest.parts, manifest.sharing, manifest.provenance, *files, *tables,
+                 *(name for subnet in manifest.subnets for name in (subnet.program, subnet.reference))}
+        artefacts, room = {}, limits.region_bytes
         for name in self.entries:
             if name not in taken:
-                files[name] = self._verified(name, room)
-                room -= len(files[name])
-        return Contents(files, weights, reference, tensors, provenance)
+                artefacts[name] = self._verified(name, room)
+                room -= len(artefacts[name])
+        for region in (region for program in self.programs.values() for region in program.regions):
+            if taken.intersection(region.files.values()):
+                raise BundleError(next(name for name in region.files.values() if name in taken), "file-role",
+                                  f"a file of region {region.name}", "a file that is nothing else")
+        return Contents(artefacts, weights, references, provenance, self.sharing(), tables)
+
+    def sharing(self) -> schema.Sharing:
+        """What the subnets share, as the compiler tells it. Rules: those of `_verified` and `decode_json`."""
+        return self._decoded(self.manifest.sharing, schema.Sharing)
 
     def _decoded(self, name: str, kind: Any) -> Any:
         return decode_json(self._verified(name, self.limits.json_bytes), kind, name, self.limits)
 
-    def _check_weights(self, weights: dict[str, np.ndarray]) -> None:
-        file, program = self.manifest.weights, self.program
+    def _check_weights(self, program: schema.Program, weights: Weights) -> None:
+        file = self.manifest.weights
         for region in program.regions:
             for use in region.weights:
                 if use.tensor not in weights:
@@ -233,8 +277,9 @@ class BundleReader:
                 raise BundleError(file, "state-type", f"{name!r}: " + ("absent" if value is None else
                                   f"{value.dtype}{list(value.shape)}"), "the first mode's state, as declared")
 
-    def _check_reference(self, reference: schema.Reference, tensors: dict[str, np.ndarray]) -> None:
-        file, entries = self.manifest.reference, self.program.entries
+    def _check_reference(self, subnet: schema.Subnet, reference: schema.Reference,
+                         tensors: dict[str, np.ndarray]) -> None:
+        file, entries = subnet.reference, self.programs[subnet.name].entries
         if not (0 <= reference.rtol < 1 and 0 <= reference.atol < float("inf")):
             raise BundleError(file, "tolerance", f"rtol {reference.rtol}, atol {reference.atol}", "0 <= rtol < 1")
         for number, call in enumerate(reference.calls):

@@ -20,6 +20,9 @@ from elastic_runtime.schema import ScalarType, TensorType, ValueType
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}", re.ASCII)
 """A file name in a bundle: one component, no leading dot."""
 
+SUBNET_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", re.ASCII)
+"""A subnet's name: what files can be named after."""
+
 _TYPE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,199}", re.ASCII)
 _ENGINE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", re.ASCII)
 _SIZE_REFERENCE = re.compile(r"v(0|[1-9][0-9]{0,8})", re.ASCII)
@@ -409,6 +412,15 @@ class _Check:
             _range(entry, 0, len(self.program.entries), where, "entry-number")
         for kind in mode.state:
             self.type(kind, where)
+        if mode.names:
+            _count(len(mode.names), len(mode.state), where, "state-names")
+            _distinct(mode.names, where, "state-names")
+        for name in mode.names:
+            self.text(name, where, self.limits.name)
+        _bound(len(mode.static), self.limits.ports, where, "count")
+        for name, text in mode.static.items():
+            self.text(name, where, self.limits.name)
+            self.text(text, where, self.limits.text)
 
     def mode_entries(self, mode: schema.Mode, where: str) -> None:
         for number in mode.entries:

@@ -43,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         model = load(options.bundle, threads=options.threads, allow_native=options.allow_native,
                      self_test=options.self_test, seed=options.seed)
+        if options.subnet is not None:
+            model.switch(options.subnet)
         report = _bench(model, options) if options.bench else _run(model, options)
         if options.json:
             text = json.dumps(report, indent=1) + "\n"
@@ -60,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="elastic-run", description="Run or time a compiled bundle.")
     add = parser.add_argument
     add("bundle", help="directory of the bundle")
+    add("--subnet", metavar="NAME", help="which of the bundle's subnets to run (default: the first)")
     add("--input", metavar="NPZ", help="arrays named by parameter; nested ones as name/0, name/key")
     add("--output", metavar="NPZ", help="write the result's leaves here")
     add("--threads", type=int, default=1, help="intra-op threads (default 1)")
@@ -89,7 +92,7 @@ def _run(model: Model, options: argparse.Namespace) -> dict[str, Any]:
             raise InputError("--input", "missing-argument", "nothing", "an .npz file",
                              "Give --input, or --bench or --self-test. " + model.inspect())
         print("self-test passed")
-        return {"bundle": model.program.name, "self_test": "passed"}
+        return {"bundle": model.program.name, "subnet": model.active, "self_test": "passed"}
     result = _call(model, options.input)()
     leaves = dict(flatten(result))
     for name, value in leaves.items():
@@ -98,7 +101,7 @@ def _run(model: Model, options: argparse.Namespace) -> dict[str, Any]:
     if options.output:
         arrays = {name: np.asarray(value) for name, value in leaves.items() if value is not None}
         _write(options.output, lambda file: np.savez(file, **arrays))
-    return {"bundle": model.program.name, "path": list(model.last_path),
+    return {"bundle": model.program.name, "subnet": model.active, "path": list(model.last_path),
             "outputs": {name: _leaf_text(value) for name, value in leaves.items()}}
 
 
@@ -199,7 +202,7 @@ def _bench(model: Model, options: argparse.Namespace) -> dict[str, Any]:
     timings = interleave(candidates, warmup_ms=options.warmup_ms, duration_s=options.duration_s,
                          iterations=options.iterations, percentiles=options.percentiles)
     print(table(timings))
-    return {"bundle": model.program.name, "threads": options.threads,
+    return {"bundle": model.program.name, "subnet": model.active, "threads": options.threads,
             "timings": {name: asdict(timing) | {"path": paths[name]} for name, timing in timings.items()}}
 
 

@@ -123,6 +123,22 @@ class ModelRaised(ElasticRuntimeError, RuntimeError):
         return f"the model raised {self.type}: {self.message}"
 
 
+class SwitchRefused(ElasticRuntimeError, RuntimeError):
+    """A switch to a subnet that cannot go on from where the active one is. `lacking`: what it needs and has not."""
+
+    def __init__(self, active: str, wanted: str, lacking: tuple[str, ...], reason: str = "") -> None:
+        self.active, self.wanted = active, wanted
+        self.lacking = tuple(shorten(item) for item in lacking)
+        self.reason = reason
+        super().__init__(active, wanted, lacking, reason)
+
+    def __str__(self) -> str:
+        why = self.reason or (f"{self.wanted} needs {', '.join(self.lacking[:5])}" if self.lacking else
+                              f"{self.wanted} was not compiled for the state that the calls so far left")
+        hint = "" if self.reason else ". Call reset() to start from the first state, or switch before the first call"
+        return f"cannot switch from {self.active} to {self.wanted}: {why}{hint}"
+
+
 class LimitExceeded(ElasticRuntimeError, RuntimeError):
     """A call was ended because it took more blocks than `Limits.max_steps`."""
 

@@ -16,9 +16,10 @@ class Limits:
 
     Files: `files` in the bundle, `name` characters of a file, tensor, port or parameter name; `json_bytes` of
     a JSON file, `json_depth` of its nesting, `region_bytes` of all region files together, `tensors_bytes` of a
-    tensor file and `header_bytes` of its header. Program: `values`, `blocks`, `steps`, `regions`, `entries`, `modes`
-    and `sources` in all, `ports` of one block, region or tree, `rank` and `elements` of one tensor, `depth` of
-    a tree, `text` characters of a message or source line. Calls: `max_steps` basic blocks in one call (None:
+    tensor file and `header_bytes` of its header, `parts` tensors that are parts of stored ones and `part_bytes` of
+    those that have to be made. Programs: `subnets` of them, in each `values`, `blocks`, `steps`, `regions`,
+    `entries`, `modes` and `sources`, `ports` of one block, region or tree, `rank` and `elements` of one tensor,
+    `depth` of a tree, `text` characters of a message or source line. Calls: `max_steps` basic blocks in one call (None:
     unlimited), `int_bits` of a host integer, `random_elements` of one random tensor.
     """
 
@@ -29,6 +30,9 @@ class Limits:
     region_bytes: int = GiB
     tensors_bytes: int = 256 * GiB
     header_bytes: int = 32 * MiB
+    parts: int = 1_000_000
+    part_bytes: int = 64 * GiB
+    subnets: int = 1_000
     values: int = 1_000_000
     blocks: int = 100_000
     steps: int = 1_000_000

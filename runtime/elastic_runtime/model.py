@@ -1,20 +1,16 @@
-"""A loaded program: call it, look at what it did, set it back.
+"""A loaded model: call it, switch among its subnets, look at what it did, set it back.
 
 In: a bundle's path (`load`), then calls with NumPy arrays or anything that has `__array__` or `__dlpack__`.
 Out: results with the structure that the compiled module gave, tensors as NumPy arrays.
 Never: needs torch or the compiler, imports or evaluates anything from the bundle, or leaves a call half done: the
-state changes when a call ends, or not at all.
+state changes when a call ends, or not at all, and a call runs to its end on the subnet that it began on.
 """
 from __future__ import annotations
 
 import os
-import statistics
 import threading
-from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from time import perf_counter_ns
 from typing import Any
 
 import numpy as np
@@ -31,36 +27,12 @@ from elastic_runtime.errors import (
     InputError,
     ModelRaised,
     NativeCodeRefused,
+    SwitchRefused,
 )
 from elastic_runtime.limits import DEFAULT_LIMITS, Limits
-from elastic_runtime.plan import Exit, Plan, Random, choose, make_plan
-from elastic_runtime.schema import Jump, Program, Provenance, RegionStep, Return, ScalarType
-
-_UNCOUNTED_PATHS = 256
-_SHORT_PATH = 64
-_SAMPLES = 4096
-
-
-@dataclass(frozen=True)
-class RegionStatistics:
-    """Time inside the engine's run call of one region while profiling (inside the whole kernel, where the kernel has
-    no `around`): calls, their sum, and the median of the latest 4096."""
-
-    name: str
-    calls: int
-    total_ms: float
-    median_ms: float
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """What the calls so far did. `visits`: runs per block. `edges`: how often (from, to) was taken.
-    `regions`: one per region while profiling, else empty. Concurrent calls may be counted roughly."""
-
-    calls: int
-    visits: tuple[int, ...]
-    edges: dict[tuple[int, int], int]
-    regions: tuple[RegionStatistics, ...]
+from elastic_runtime.plan import Exit, Plan, Random, choose
+from elastic_runtime.prepared import Loaded, Prepared, Statistics
+from elastic_runtime.schema import Jump, Program, Provenance, Region, RegionStep, Return, ScalarType
 
 
 @dataclass(frozen=True)
@@ -76,63 +48,77 @@ class BlockRun:
     raised: tuple[str, str] | None = None
 
 
-class Timed:
-    """`kernel`, as `self.kernel`, noting in `calls`, `total` and `samples` how many ns its engine's run call takes."""
-
-    def __init__(self, kernel: Kernel) -> None:
-        self.calls, self.total = 0, 0
-        self.samples: deque[int] = deque(maxlen=_SAMPLES)
-        self.kernel: Kernel = getattr(kernel, "around", lambda wrap: wrap(kernel))(self._around)
-
-    def _around(self, run: Callable) -> Callable:
-        def timed(*args):
-            start = perf_counter_ns()
-            made = run(*args)
-            took = perf_counter_ns() - start
-            self.calls += 1
-            self.total += took
-            self.samples.append(took)
-            return made
-        return timed
-
-    def statistics(self, name: str) -> RegionStatistics:
-        samples = list(self.samples) or [0]
-        return RegionStatistics(name, self.calls, self.total / 1e6, statistics.median(samples) / 1e6)
-
-
 class Model:
-    """A program ready to run; made by `load`.
+    """One or more subnets ready to run; made by `load`.
 
-    Calls of a model without state may run concurrently from several threads; calls of one with state wait for
+    Calls of a subnet without state may run concurrently from several threads; calls of one with state wait for
     each other. `deadline_s`: seconds after which a call is ended between two blocks, None for never.
     """
 
-    def __init__(self, program: Program, kernels: Sequence[Kernel], hosts: Mapping[str, Callable],
-                 contents: Contents, limits: Limits, *, seed: int | None, profile: bool) -> None:
-        self.program, self.limits = program, limits
-        self.provenance: Provenance = contents.provenance
+    def __init__(self, subnets: Sequence[Loaded], hosts: Mapping[str, Callable], provenance: Provenance,
+                 limits: Limits, *, weight_bytes: int, seed: int | None, profile: bool) -> None:
+        self.limits, self.provenance, self.weight_bytes = limits, provenance, weight_bytes
         self.deadline_s: float | None = None
-        self._kernels, self._hosts = tuple(kernels), hosts
-        self._reference = contents.reference, contents.reference_tensors
-        self._weights_bytes = sum(array.nbytes for array in contents.weights.values())
-        self._initial = tuple(
-            contents.weights[name].item() if isinstance(kind, ScalarType) else contents.weights[name]
-            for name, kind in zip(program.initial, program.modes[0].state, strict=True))
-        self._max_steps = limits.max_steps
-        self._stateful = len(program.modes) > 1 or bool(program.modes[0].state)
-        self._blocks = tuple(entry.block for entry in program.entries)
-        self._entries = tuple(mode.entries for mode in program.modes)
+        self._hosts = hosts
         self._random = Random(seed)
-        self._records: dict[tuple[str, ...], type] = {}
-        self._turn, self._lock = threading.RLock(), threading.Lock()
-        self._single: Plan | None = None
-        self._mode, self._state, self._path = 0, self._initial, []
-        self._forget()
+        records: dict[tuple[str, ...], type] = {}
+        self._prepared = {
+            loaded.about.name: Prepared(loaded, hosts, self._random, limits, records) for loaded in subnets}
+        self._max_steps = limits.max_steps
+        self._stateful = any(prepared.stateful for prepared in self._prepared.values())
+        self._turn, self._calling = threading.RLock(), False
+        self._active = next(iter(self._prepared.values()))
+        self._mode, self._state, self._path = 0, self._active.initial, []
         self.profile(profile)
+
+    # -------------------------------------------------------------------------------------------- subnets
+    @property
+    def subnets(self) -> tuple[str, ...]:
+        """The names that `switch` takes."""
+        return tuple(self._prepared)
+
+    @property
+    def active(self) -> str:
+        """The subnet that the next call runs."""
+        return self._active.name
+
+    @property
+    def program(self) -> Program:
+        """The active subnet's program."""
+        return self._active.program
+
+    def switch(self, name: str) -> None:
+        """Let the next call run the subnet `name`: a pointer move, from any thread; no weight is copied.
+
+        A call in progress ends on the subnet that it began on. State that calls leave behind is known by the place
+        in the module that it comes from: the other subnet takes what it has under the same name and type, the rest
+        is dropped. Where no call has changed the state yet, the other subnet starts from its own first state.
+
+        Raises `InputError` for an unknown name, and `SwitchRefused` when the other subnet needs state that the
+        active one does not have, or when a call of a model with state switches from inside itself (a host function).
+        """
+        target = self._prepared.get(name)
+        if target is None:
+            raise InputError("subnet", "unknown-subnet", repr(name), f"one of {', '.join(self._prepared)}")
+        if self._stateful:
+            self._hand_over(target)
+        else:
+            self._active = target
+
+    def _hand_over(self, target: Prepared) -> None:
+        with self._turn:
+            active = self._active
+            if target is active:
+                return
+            if self._calling:
+                raise SwitchRefused(active.name, target.name, (), "a call of this thread is still running; "
+                                    "switch when it has ended")
+            self._mode, self._state = target.take_over(active, self._mode, self._state)
+            self._active = target
 
     # ---------------------------------------------------------------------------------------------- calls
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the program on `args` and `kwargs`, by the first signature of the current mode that fits them.
+        """Run the active subnet on `args` and `kwargs`, by the first signature of the current mode that fits them.
 
         Raises `InputError` (arguments), `ModelRaised` (an exception of the model itself), `ExecutionError` (a
         region or host function failed), `LimitExceeded` and `DeadlineExceeded`; after each of them but a
@@ -140,37 +126,48 @@ class Model:
         """
         if self._stateful:
             with self._turn:
-                return self._call(args, kwargs)
+                return self._alone(self._call, args, kwargs)
         return self._call(args, kwargs)
 
     def call_flat(self, entry: int, inputs: Sequence[Any]) -> Any:
         """Run entry number `entry` on its inputs in order, without their structure. Raises as a call does."""
         if self._stateful:
             with self._turn:
-                return self._call_flat(entry, inputs)
+                return self._alone(self._call_flat, entry, inputs)
         return self._call_flat(entry, inputs)
 
+    def _alone(self, call: Callable, *given: Any) -> Any:
+        """`call` while a switch of the same thread is refused."""
+        outer, self._calling = self._calling, True
+        try:
+            return call(*given)
+        finally:
+            self._calling = outer
+
     def _call_flat(self, entry: int, inputs: Sequence[Any]) -> Any:
-        if entry not in self._entries[self._mode]:
-            raise InputError(f"entry {entry}", "mode", f"mode {self._mode}",
-                             f"a mode in which it can be called; now {self._entries[self._mode]}")
-        plan = self._plan
+        active = self._active
+        mode = self._mode if active.stateful else 0
+        if entry not in active.entries[mode]:
+            raise InputError(f"entry {entry}", "mode", f"mode {mode}",
+                             f"a mode in which it can be called; now {active.entries[mode]}")
+        plan = active.plan
         registers = plan.template.copy()
         plan.signatures[entry].bind_flat(inputs, registers)
-        return self._run(plan, entry, registers)
+        return self._run(active, plan, entry, registers)
 
     def _call(self, args: tuple, kwargs: dict[str, Any]) -> Any:
-        plan = self._plan
+        active = self._active
+        plan = active.plan
         registers = plan.template.copy()
-        entries = self._entries[self._mode]
+        entries = active.entries[self._mode if active.stateful else 0]
         if len(entries) == 1:
             entry = entries[0]
             plan.signatures[entry].bind(args, kwargs, registers)
         else:
-            entry = self._fitting(plan, entries, args, kwargs, registers)
-        return self._run(plan, entry, registers)
+            entry = self._fitting(active, plan, entries, args, kwargs, registers)
+        return self._run(active, plan, entry, registers)
 
-    def _fitting(self, plan: Plan, entries: Sequence[int], args: tuple, kwargs: dict[str, Any],
+    def _fitting(self, active: Prepared, plan: Plan, entries: Sequence[int], args: tuple, kwargs: dict[str, Any],
                  registers: Registers) -> int:
         """The first entry that takes the arguments. Raises the `InputError` of the one that took most of them."""
         best: tuple[int, InputError] | None = None
@@ -180,7 +177,7 @@ class Model:
                 plan.signatures[entry].bind(args, kwargs, registers)
                 return entry
             except InputError as error:
-                inputs = self.program.entries[entry].inputs
+                inputs = active.program.entries[entry].inputs
                 bound = sum(registers[plan.place[value]] is not None for value in inputs)
                 if best is None or bound > best[0]:
                     best = bound, error
@@ -188,21 +185,18 @@ class Model:
         raise InputError(error.path, error.rule, error.given, error.expected,
                          f"None of the {len(entries)} compiled signatures fits; this is the closest. {error.hint}")
 
-    def _run(self, plan: Plan, entry: int, registers: Registers) -> Any:
+    def _run(self, active: Prepared, plan: Plan, entry: int, registers: Registers) -> Any:
         path = self._path = []
-        if self._stateful:
-            given = [registers[plan.place[value]] for value in self.program.entries[entry].inputs]
+        if active.stateful:
+            given = [registers[plan.place[value]] for value in active.program.entries[entry].inputs]
             for register, value in zip(plan.state[entry], self._state, strict=True):
                 registers[register] = value
         if self.deadline_s is None:
-            end = plan.run(registers, self._blocks[entry], path, self._max_steps)
+            end = plan.run(registers, active.blocks[entry], path, self._max_steps)
         else:
-            end = plan.run_until(registers, self._blocks[entry], path, self._max_steps, self.deadline_s)
-        self._uncounted.append(path)
-        if len(self._uncounted) >= _UNCOUNTED_PATHS or len(path) > _SHORT_PATH:
-            with self._lock:
-                self._count()
-        if self._stateful:
+            end = plan.run_until(registers, active.blocks[entry], path, self._max_steps, self.deadline_s)
+        active.note(path)
+        if active.stateful:
             self._commit(end, registers, given)
         if end.build is None:
             raise ModelRaised(*end.error)
@@ -225,85 +219,56 @@ class Model:
         return tuple(self._path)
 
     def statistics(self) -> Statistics:
-        """Counts over all calls since loading or `profile`."""
-        with self._lock:
-            self._count()
-            visits = tuple(self._visits[block] for block in range(len(self.program.blocks)))
-            regions = zip(self._timed, self.program.regions, strict=False)
-            return Statistics(self._calls, visits, dict(self._edges),
-                              tuple(timed.statistics(region.name) for timed, region in regions))
+        """Counts over all calls of the active subnet since loading or `profile`."""
+        return self._active.statistics()
 
     def profile(self, on: bool = True) -> None:
         """Start counting anew, with (`on`) or without the time of each region."""
-        self._timed = tuple(Timed(kernel) for kernel in self._kernels) if on else ()
-        kernels = tuple(timed.kernel for timed in self._timed) or self._kernels
-        self._plan = make_plan(self.program, kernels, self._hosts, self._random, self.limits, records=self._records)
-        with self._lock:
-            self._forget()
-
-    def _forget(self) -> None:
-        self._calls, self._visits, self._edges = 0, Counter(), Counter()
-        self._uncounted: deque[list[int]] = deque()
-
-    def _count(self) -> None:
-        paths = Counter(tuple(self._uncounted.popleft()) for _ in range(len(self._uncounted)))
-        self._calls += paths.total()
-        for path, times in paths.items():
-            for block, visits in Counter(path).items():
-                self._visits[block] += visits * times
-            for edge, taken in Counter(pairwise(path)).items():
-                self._edges[edge] += taken * times
+        for prepared in self._prepared.values():
+            prepared.profile(on)
 
     # -------------------------------------------------------------------------------------- state and checks
     def reset(self) -> None:
-        """Set the state back to what it was when loaded. The random generator goes on."""
+        """Set the state back to what it was when loaded. The active subnet stays, the random generator goes on."""
         with self._turn:
-            self._mode, self._state = 0, self._initial
+            self._mode, self._state = 0, self._active.initial
 
     def seed(self, seed: int | None) -> None:
         """Start the random generator anew: PCG64 seeded by `seed`, or by the system for None."""
         self._random.generator = Random(seed).generator
 
     def self_test(self) -> None:
-        """Replay the bundle's reference calls from the first state, with the generator seeded by 0.
+        """Replay the reference calls of every subnet from its first state, with the generator seeded by 0.
 
-        The state, generator, path and statistics are afterwards as before. Raises `SelfTestFailed`.
+        It is done beside the model, whose state, generator, path and statistics are not touched.
+        Raises `SelfTestFailed`.
         """
-        calls, tensors = self._reference
-        with self._turn:
-            kept = self._mode, self._state, self._path, self._random.generator, self.deadline_s
-            with self._lock:
-                self._count()
-                counts = self._calls, self._visits.copy(), self._edges.copy()
-            try:
-                self.reset()
-                self.seed(0)
-                self.deadline_s = None
-                reference.replay(self, calls, tensors)
-            finally:
-                self._mode, self._state, self._path, self._random.generator, self.deadline_s = kept
-                with self._lock:
-                    self._uncounted.clear()
-                    self._calls, self._visits, self._edges = counts
+        beside = Model([prepared.loaded for prepared in self._prepared.values()], self._hosts, self.provenance,
+                       self.limits, weight_bytes=self.weight_bytes, seed=0, profile=False)
+        for name, prepared in beside._prepared.items():
+            beside.reset()
+            beside.switch(name)
+            beside.seed(0)
+            reference.replay(beside, prepared.loaded.reference, prepared.loaded.tensors)
 
     def reference_inputs(self) -> list[tuple[int, list[np.ndarray]]]:
-        """Entry number and flat inputs of each reference call, for `call_flat`."""
-        calls, tensors = self._reference
-        return [(call.entry, reference.inputs(self.program, call, tensors)) for call in calls.calls]
+        """Entry number and flat inputs of each reference call of the active subnet, for `call_flat`."""
+        loaded = self._active.loaded
+        return [(call.entry, reference.inputs(loaded.program, call, loaded.tensors))
+                for call in loaded.reference.calls]
 
     def run_block(self, block: int, args: Sequence[Any]) -> BlockRun:
-        """Run one block on `args`, its parameters in order, and say what it made and where it would go.
+        """Run one block of the active subnet on `args`, its parameters in order, and say what it made and where it
+        would go.
 
         Made for comparing a program block by block: nothing of the model's own state is read or changed. `args`
         are not checked. Raises as a call does.
         """
-        if self._single is None:
-            self._single = make_plan(self.program, self._kernels, self._hosts, self._random, self.limits,
-                                     records=self._records, coalesce=False)
-        what, registers = self.program.blocks[block], self._single.template.copy()
+        active = self._active
+        what, registers = active.program.blocks[block], active.single.template.copy()
         for value, given in zip(what.params, args, strict=True):
             registers[value] = given
-        steps, finish = self._single.blocks[block]
+        steps, finish = active.single.blocks[block]
         for step in steps:
             step(registers)
         made = (*what.params, *(value for step in what.steps for value in step.outputs))
@@ -318,10 +283,12 @@ class Model:
 
     # ------------------------------------------------------------------------------------------------ text
     def inspect(self) -> str:
-        """The program on one page: signatures, regions and blocks."""
+        """The active subnet's program on one page: signatures, regions and blocks."""
         program = self.program
         lines = [f"{program.name}: {len(program.blocks)} blocks, {len(program.regions)} regions, "
-                 f"{self._weights_bytes / 1e6:.1f} MB of weights"]
+                 f"{self.weight_bytes / 1e6:.1f} MB of weights"]
+        if len(self._prepared) > 1:
+            lines.append(f"  subnets {', '.join(self._prepared)}; active: {self.active}")
         for entry in program.entries:
             types = ", ".join(describe(program.values[value]) for value in entry.inputs)
             lines.append(f"  entry {signature_text(entry)}: {types or 'no inputs'} -> block {entry.block}")
@@ -356,38 +323,60 @@ def load(path: str | os.PathLike[str], *, threads: int = 1, allow_native: bool =
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
         raise InputError("threads", "value", repr(threads), "an int of at least 1")
     with BundleReader(path, limits) as reader:
-        program = reader.program
         made_by = {}
-        for region in program.regions:
-            made_by[region.engine] = engines.factory(region.engine)
-            if engines.is_native(made_by[region.engine]) and not allow_native:
-                raise NativeCodeRefused(region.engine, region.name)
-        missing = tuple(host.name for host in program.host_ops if host.name not in (host_ops or {}))
+        for program in reader.programs.values():
+            for region in program.regions:
+                made_by[region.engine] = engines.factory(region.engine)
+                if engines.is_native(made_by[region.engine]) and not allow_native:
+                    raise NativeCodeRefused(region.engine, region.name)
+        missing = dict.fromkeys(host.name for program in reader.programs.values() for host in program.host_ops
+                                if host.name not in (host_ops or {}))
         if missing:
-            raise HostOpMissing(missing)
+            raise HostOpMissing(tuple(missing))
         contents = reader.contents()
-    model = Model(program, _kernels(program, contents, made_by, EngineOptions(threads)), dict(host_ops or {}),
-                  contents, limits, seed=seed, profile=profile)
+    kernels = _Kernels(contents, made_by, EngineOptions(threads))
+    subnets = []
+    for about in reader.manifest.subnets:
+        program = reader.programs[about.name]
+        initial = tuple(
+            contents.weights[name].item() if isinstance(kind, ScalarType) else contents.weights.contiguous(name)
+            for name, kind in zip(program.initial, program.modes[0].state, strict=True))
+        subnets.append(Loaded(about, program, tuple(map(kernels.of, program.regions)), initial,
+                              *contents.references[about.name]))
+    model = Model(subnets, dict(host_ops or {}), contents.provenance, limits, seed=seed, profile=profile,
+                  weight_bytes=sum(array.nbytes for array in contents.weights.stored.values()))
     if self_test:
         model.self_test()
     return model
 
 
-def _kernels(program: Program, contents: Contents, made_by: Mapping[str, engines.Factory],
-             options: EngineOptions) -> list[Kernel]:
-    made = {name: factory() for name, factory in made_by.items()}
-    kernels = []
-    for region in program.regions:
+class _Kernels:
+    """Kernels by what makes them: regions that are equal, in whatever subnets, are loaded once."""
+
+    def __init__(self, contents: Contents, made_by: Mapping[str, engines.Factory], options: EngineOptions) -> None:
+        self.contents, self.options = contents, options
+        self.engines = {name: factory() for name, factory in made_by.items()}
+        self.made: dict[Any, Kernel] = {}
+
+    def of(self, region: Region) -> Kernel:
+        key = (region.engine, tuple(sorted(region.files.items())), region.inputs, region.outputs, region.weights,
+               tuple(sorted(region.options.items())))
+        if key not in self.made:
+            self.made[key] = self._load(region)
+        return self.made[key]
+
+    def _load(self, region: Region) -> Kernel:
+        contents, engine = self.contents, self.engines[region.engine]
         files = {role: contents.files[name] for role, name in region.files.items()}
-        weights = {use.name: contents.weights[use.tensor] for use in region.weights}
+        get = contents.weights.__getitem__ if getattr(engine, "strided", False) else contents.weights.contiguous
+        weights = {use.name: get(use.tensor) for use in region.weights}
         try:
-            kernels.append(made[region.engine].load(region, files, weights, options))
+            return engine.load(region, files, weights, self.options)
         except ElasticRuntimeError:
             raise
         except Exception as error:
             raise BundleError(next(iter(region.files.values()), region.name), "region",
                               f"{type(error).__name__}: {error}", f"an artifact that {region.engine} loads") from error
-    return kernels
 
 
 def _owner(value: Any) -> Any:

@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 DTYPES = (
     "bool", "int8", "uint8", "int16", "int32", "int64",
@@ -260,11 +260,15 @@ class Entry(Data):
 class Mode(Data):
     """A static state of the program between two calls: the entries callable in it and its state's types.
 
-    A stateless program has the single mode 0 with an empty `state`.
+    A stateless program has the single mode 0 with an empty `state`. `names`: where each state value lives in the
+    module ("blocks.0.cache"), as many as `state`, or none; `static`: what else in the module differs from its first
+    state, by place, as text. Only a switch between subnets reads the two.
     """
 
     entries: tuple[int, ...]
     state: tuple[ValueType, ...] = ()
+    names: tuple[str, ...] = ()
+    static: dict[str, str] = {}
 
 
 class Port(Data):
@@ -334,17 +338,84 @@ class FileEntry(Data):
     sha256: str
 
 
+class Subnet(Data):
+    """One program of the bundle, that `Model.switch` takes by `name`. `program` and `reference` are file names.
+
+    `config`: the configuration that it was made with, flattened ("blocks.0.heads": 4), and `quality`, what its maker
+    measured (higher is better): both informative, the latter for `Model.select`.
+    """
+
+    name: str
+    program: str
+    reference: str
+    config: dict[str, bool | int | float | str] = {}
+    quality: float | None = None
+
+
+class View(Data, tag_field="t", tag="view"):
+    """A tensor that is part of the stored `tensor`: element i, j, ... is that at `offset` + i * strides[0] + ...
+    of its elements in C order. `offset` and `strides` count elements and are not negative."""
+
+    tensor: str
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+class Gather(Data, tag_field="t", tag="gather"):
+    """A tensor that is part of the stored `tensor`: along each dimension the places that the stored int64 vector
+    `indices[dimension]` lists, or all of them where it is None."""
+
+    tensor: str
+    indices: tuple[str | None, ...]
+
+
+class Parts(Data):
+    """`weights.json`: tensors that the weight store does not hold themselves, as parts of those it holds."""
+
+    parts: dict[str, View | Gather] = {}
+
+
+class SharedBytes(Data):
+    """What one subnet reads of the weight store, in bytes. `own`: nobody else reads them; `shared`: tensors that
+    others read too, as they are; `viewed`: parts of tensors that others read too. `copied`: bytes that have to be
+    materialised in memory because an engine needs them contiguous, those of `viewed` among them. `reasons`: per
+    tensor that is not shared as it is, or that stands alone, why."""
+
+    own: int
+    shared: int
+    viewed: int
+    copied: int
+    reasons: dict[str, str] = {}
+
+
+class Sharing(Data):
+    """`sharing.json`. `stored`: bytes of the store; `alone`: per subnet the bytes of its weights in a bundle of its
+    own; `regions`: per subnet [its regions, of these in other subnets too]. Informative: nothing is decided by it."""
+
+    stored: int
+    alone: dict[str, int]
+    subnets: dict[str, SharedBytes]
+    regions: dict[str, tuple[int, int]]
+
+
 class Manifest(Data):
-    """`manifest.json`. `version` is the schema's; `files` lists every other file of the bundle."""
+    """`manifest.json`. `version` is the schema's; `files` lists every other file of the bundle.
+
+    A bundle of one program has one subnet. The first of `subnets` is active after loading. `parts` names the file of
+    `Parts`, `sharing` that of `Sharing`; `tables` are latency tables (`elastic_runtime.latency_table`).
+    """
 
     format: str
     version: int
     name: str
-    program: str
+    subnets: tuple[Subnet, ...]
     weights: str
-    reference: str
+    parts: str
+    sharing: str
     provenance: str
     files: tuple[FileEntry, ...]
+    tables: tuple[str, ...] = ()
 
 
 class ReferenceCall(Data):

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from elastic_compile.bundle import replace, write
+from elastic_compile.bundle import Packed, replace, write
 from elastic_runtime import ElasticRuntimeError, load
 from tests.programs import scalar_parts
 
@@ -66,13 +66,13 @@ class HalvingFile:
         self.file.close()
 
 
-def naive_write(path: Path, **parts) -> None:
+def naive_write(path: Path, packed: Packed) -> None:
     """The obvious way, which is wrong: delete, then write in place."""
     if path.exists():
         shutil.rmtree(path)
     os.mkdir(path)
     spare = path.parent / "spare"
-    write(spare, **parts)
+    write(spare, packed)
     for file in sorted(spare.iterdir()):
         with replace.open(path / file.name, "wb", buffering=0) as copy:
             left = file.read_bytes()
@@ -99,12 +99,12 @@ def run(directory: Path, save: Callable, *, over: bool) -> None:
     while True:
         shutil.rmtree(target, ignore_errors=True)
         if over:
-            write(target, **scalar_parts(CONSTANTS["old"]))
+            write(target, scalar_parts(CONSTANTS["old"]))
         read, report = os.pipe()
         child = os.fork()
         if not child:
             Stop(at, report).install()
-            save(target, **scalar_parts(CONSTANTS["new"]))
+            save(target, scalar_parts(CONSTANTS["new"]))
             os._exit(0)
         os.close(report)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

@@ -60,7 +60,7 @@ def test_the_same_test_catches_a_writer_that_deletes_first(tmp_path):
 
 def test_an_error_in_the_middle_leaves_the_old_bundle_and_no_leftover(tmp_path, monkeypatch):
     target = tmp_path / "m.elastic"
-    write(target, **scalar_parts())
+    write(target, scalar_parts())
     before = {file.name: file.read_bytes() for file in target.iterdir()}
     real, calls = os.fsync, []
 
@@ -72,14 +72,14 @@ def test_an_error_in_the_middle_leaves_the_old_bundle_and_no_leftover(tmp_path, 
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        write(target, **scalar_parts(5.0))
+        write(target, scalar_parts(5.0))
     assert {file.name: file.read_bytes() for file in target.iterdir()} == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["m.elastic"]
 
 
 def test_a_file_system_that_cannot_exchange_keeps_the_old_bundle(tmp_path, monkeypatch):
     target = tmp_path / "m.elastic"
-    write(target, **scalar_parts())
+    write(target, scalar_parts())
     before = (target / "program.json").read_bytes()
 
     class NoExchange:
@@ -90,7 +90,7 @@ def test_a_file_system_that_cannot_exchange_keeps_the_old_bundle(tmp_path, monke
 
     monkeypatch.setattr(replace.ctypes, "CDLL", lambda *_, **__: NoExchange)
     with pytest.raises(BundleWriteError, match=r"EC501.*cannot replace") as caught:
-        write(target, **scalar_parts(5.0))
+        write(target, scalar_parts(5.0))
     assert "remove the old bundle first" in str(caught.value)
     assert (target / "program.json").read_bytes() == before
 
@@ -106,27 +106,27 @@ def test_what_is_not_a_bundle_is_not_replaced(tmp_path, make):
     target = tmp_path / "thing"
     make(target)
     with pytest.raises(BundleWriteError, match="something else is already there"):
-        write(target, **scalar_parts())
+        write(target, scalar_parts())
     assert [entry.name for entry in tmp_path.iterdir()] == ["thing"]
 
 
 def test_a_missing_parent_is_named(tmp_path):
     with pytest.raises(BundleWriteError, match="no_such is not a directory"):
-        write(tmp_path / "no_such" / "m.elastic", **scalar_parts())
+        write(tmp_path / "no_such" / "m.elastic", scalar_parts())
 
 
 def test_a_link_to_a_bundle_stays_a_link(tmp_path):
-    write(tmp_path / "v1.elastic", **scalar_parts())
+    write(tmp_path / "v1.elastic", scalar_parts())
     link = tmp_path / "current.elastic"
     link.symlink_to("v1.elastic")
-    write(link, **scalar_parts(5.0))
+    write(link, scalar_parts(5.0))
     assert link.is_symlink()
     assert b"1.4000000000000p+2" in (tmp_path / "v1.elastic" / "program.json").read_bytes()
 
 
 def test_two_writers_at_once_both_finish(tmp_path):
     code = ("import sys; from elastic_compile.bundle import write; from tests.programs import scalar_parts\n"
-            "for _ in range(20): write(sys.argv[1], **scalar_parts(float(sys.argv[2])))")
+            "for _ in range(20): write(sys.argv[1], scalar_parts(float(sys.argv[2])))")
     writers = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "m.elastic"), constant], cwd=ROOT)
                for constant in ("2.0", "3.0")]
     assert [writer.wait(timeout=120) for writer in writers] == [0, 0]

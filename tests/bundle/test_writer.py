@@ -1,6 +1,7 @@
 """What a written bundle holds, and which parts do not make one."""
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 
 import msgspec
@@ -14,7 +15,7 @@ from tests.programs import scalar_parts
 
 
 def test_the_manifest_lists_every_other_file_with_its_hash(tmp_path):
-    write(tmp_path / "m", **scalar_parts())
+    write(tmp_path / "m", scalar_parts())
     manifest = schema.decode((tmp_path / "m" / "manifest.json").read_bytes(), schema.Manifest)
     listed = {entry.name: (entry.size, entry.sha256) for entry in manifest.files}
     found = {file.name: (file.stat().st_size, hashlib.sha256(file.read_bytes()).hexdigest())
@@ -26,16 +27,17 @@ def test_the_manifest_lists_every_other_file_with_its_hash(tmp_path):
 
 def test_equal_parts_give_equal_bytes(tmp_path):
     for name in ("a", "b"):
-        write(tmp_path / name, **scalar_parts())
+        write(tmp_path / name, scalar_parts())
     assert {file.name: file.read_bytes() for file in (tmp_path / "a").iterdir()} == {
         file.name: file.read_bytes() for file in (tmp_path / "b").iterdir()}
 
 
 def test_program_and_reference_come_back_as_written(tmp_path):
     parts = scalar_parts()
-    write(tmp_path / "m", **parts)
-    for name, kind in (("program", schema.Program), ("reference", schema.Reference)):
-        assert schema.decode((tmp_path / "m" / f"{name}.json").read_bytes(), kind) == parts[name]
+    write(tmp_path / "m", parts)
+    for name, kind, given in (("program", schema.Program, parts.programs),
+                              ("reference", schema.Reference, parts.references)):
+        assert (schema.decode((tmp_path / "m" / f"{name}.json").read_bytes(), kind),) == given
 
 
 REGION = schema.Region(
@@ -46,19 +48,20 @@ REGION = schema.Region(
 @pytest.mark.parametrize(("changes", "message"), [
     ({"files": {"r0.onnx": b""}}, "region artefacts given but not named: r0.onnx"),
     ({"weights": {"w0": np.zeros(2)}}, "weights given but not named: w0"),
-    ({"reference_tensors": {}}, "reference tensors named but not given: in0, in1, out0"),
+    ({"reference_tensors": {}}, "reference tensors named but not given: t0, t1, t2"),
     ({"regions": (REGION,), "weights": {"w0": np.zeros(2)}}, "region artefacts named but not given: r0.onnx"),
     ({"regions": (REGION,), "files": {"r0.onnx": b""}}, "weights named but not given: w0"),
     ({"files": {"../r0.onnx": b""}}, "not a plain file name"),
-    ({"files": {"program.json": b""}}, "take the bundle's own file names: program.json"),
+    ({"files": {"program.json": b""}}, "take other files' names: program.json"),
     ({"files": {"R0.onnx": b"", "r0.onnx": b""}}, "differ only in case"),
 ])
 def test_parts_that_do_not_belong_together_are_refused(tmp_path, changes, message):
     parts = scalar_parts()
     if "regions" in changes:
-        parts["program"] = msgspec.structs.replace(parts["program"], regions=changes.pop("regions"))
+        program = msgspec.structs.replace(parts.programs[0], regions=changes["regions"])
+        changes = {name: change for name, change in changes.items() if name != "regions"} | {"programs": (program,)}
     with pytest.raises(InternalError, match=message):
-        write(tmp_path / "m", **{**parts, **changes})
+        write(tmp_path / "m", dataclasses.replace(parts, **changes))
     assert not list(tmp_path.iterdir())
 
 

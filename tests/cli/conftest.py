@@ -26,7 +26,7 @@ def cli():
 
 @pytest.fixture
 def scalar(tmp_path) -> Path:
-    write(tmp_path / "scalar.elastic", **scalar_parts())
+    write(tmp_path / "scalar.elastic", scalar_parts())
     return tmp_path / "scalar.elastic"
 
 

@@ -1,6 +1,7 @@
 """Commands that need a bundle and nothing else; its program runs no region, so no engine is needed either."""
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -29,7 +30,7 @@ def test_inspect_draws_what_the_reference_inputs_do(cli, scalar, tmp_path, suffi
 
 def test_inspect_gives_the_program_as_json(cli, scalar):
     report = json.loads(cli("inspect", scalar, "--json", "-").stdout)
-    assert msgspec.convert(report["program"], schema.Program) == scalar_parts()["program"]
+    assert msgspec.convert(report["subnets"]["main"]["program"], schema.Program) == scalar_parts().programs[0]
 
 
 def test_a_drawing_of_another_kind_is_wrong_usage(cli, scalar, tmp_path):
@@ -60,17 +61,17 @@ def test_verify_replays_the_reference_calls(cli, scalar):
 
 def test_verify_fails_for_another_result(cli, tmp_path):
     parts = scalar_parts()
-    parts["reference_tensors"]["out0"] = np.array(6.1)
-    write(tmp_path / "wrong.elastic", **parts)
+    parts.reference_tensors[parts.references[0].calls[0].outputs[0]] = np.array(6.1)
+    write(tmp_path / "wrong.elastic", parts)
     result = cli("verify", tmp_path / "wrong.elastic", status=1)
     assert "error[SelfTestFailed]" in result.stderr and "6.1" in result.stderr
 
 
 def test_verify_fails_for_another_path(cli, tmp_path):
     parts = scalar_parts()
-    calls = [msgspec.structs.replace(call, path=(0, 1)) for call in parts["reference"].calls]
-    parts["reference"] = msgspec.structs.replace(parts["reference"], calls=tuple(calls))
-    write(tmp_path / "wrong.elastic", **parts)
+    calls = [msgspec.structs.replace(call, path=(0, 1)) for call in parts.references[0].calls]
+    reference = msgspec.structs.replace(parts.references[0], calls=tuple(calls))
+    write(tmp_path / "wrong.elastic", dataclasses.replace(parts, references=(reference,)))
     assert "path" in cli("verify", tmp_path / "wrong.elastic", status=1).stderr
 
 

@@ -1,6 +1,8 @@
 """Contenders are timed path by path, together; who cannot run is named."""
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -15,7 +17,7 @@ BRIEF = bench.Settings(warmup_ms=0, duration_s=0, iterations=5, percentiles=(50.
 
 @pytest.fixture
 def model(tmp_path):
-    write(tmp_path / "m.elastic", **scalar_parts())
+    write(tmp_path / "m.elastic", scalar_parts())
     return load(tmp_path / "m.elastic")
 
 
@@ -107,11 +109,11 @@ def test_the_host_is_everything_but_the_engines_run_call(tmp_path, monkeypatch, 
     engines.register("ticking", Ticking)
     request.addfinalizer(lambda: engines.unregister("ticking"))
     nothing = schema.Reference(tensors="reference.safetensors", calls=())
-    write(tmp_path / "m.elastic", **scalar_parts() | {
-        "program": one_region(), "reference": nothing, "reference_tensors": {}})
+    write(tmp_path / "m.elastic", dataclasses.replace(
+        scalar_parts(), programs=(one_region(),), references=(nothing,), reference_tensors={}))
     model = load(tmp_path / "m.elastic")
     monkeypatch.setattr(bench, "perf_counter_ns", clock)
-    monkeypatch.setattr("elastic_runtime.model.perf_counter_ns", clock)
+    monkeypatch.setattr("elastic_runtime.prepared.perf_counter_ns", clock)
     found = bench.host_us_per_region(model, lambda: model(np.zeros(2, np.float32)))
     assert found == pytest.approx(host_us, abs=0.11), "a reading of the clock per five calls remains"
     assert model.statistics().regions == (), "profiling is off again"

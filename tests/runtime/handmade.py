@@ -204,6 +204,8 @@ def write_bundle(path: Path, made: s.Program, weights: Mapping[str, np.ndarray] 
     path.mkdir(parents=True)
     (path / "program.json").write_bytes(s.encode(made))
     (path / "weights.safetensors").write_bytes(encode_tensors(weights))
+    (path / "weights.json").write_bytes(s.encode(s.Parts()))
+    (path / "sharing.json").write_bytes(s.encode(s.Sharing(stored=0, alone={}, subnets={}, regions={})))
     (path / "reference.json").write_bytes(s.encode(s.Reference(tensors="reference.safetensors", calls=tuple(calls))))
     (path / "reference.safetensors").write_bytes(encode_tensors(tensors))
     (path / "provenance.json").write_bytes(s.encode(s.Provenance(
@@ -221,8 +223,9 @@ def seal(path: Path, **changes: object) -> None:
         if file.name != "manifest.json":
             data = file.read_bytes()
             entries.append(s.FileEntry(name=file.name, size=len(data), sha256=hashlib.sha256(data).hexdigest()))
-    manifest = s.Manifest(format=s.FORMAT, version=s.SCHEMA_VERSION, name="handmade", program="program.json",
-                          weights="weights.safetensors", reference="reference.json", provenance="provenance.json",
+    manifest = s.Manifest(format=s.FORMAT, version=s.SCHEMA_VERSION, name="handmade", weights="weights.safetensors",
+                          parts="weights.json", sharing="sharing.json", provenance="provenance.json",
+                          subnets=(s.Subnet(name="main", program="program.json", reference="reference.json"),),
                           files=tuple(entries))
     plain = msgspec.to_builtins(manifest) | changes
     (path / "manifest.json").write_text(json.dumps(plain))

@@ -108,8 +108,8 @@ def test_a_listed_file_that_is_missing(bundle, name):
     refused(bundle, name, "missing-file")
 
 
-EVERY_FILE = ["manifest.json", "program.json", "weights.safetensors", "reference.json", "provenance.json",
-              "reference.safetensors", "extra.bin"]
+EVERY_FILE = ["manifest.json", "program.json", "weights.safetensors", "weights.json", "sharing.json",
+              "reference.json", "provenance.json", "reference.safetensors", "extra.bin"]
 
 
 @pytest.mark.parametrize("name", EVERY_FILE)
@@ -155,10 +155,14 @@ def test_names_that_are_not_plain(bundle, name):
     assert len(refused(bundle, "manifest.json", "file-name").text) < 500
 
 
-@pytest.mark.parametrize("field", ["program", "weights", "reference", "provenance"])
+@pytest.mark.parametrize("field", ["program", "weights", "parts", "sharing", "reference", "provenance", "tables"])
 @pytest.mark.parametrize("name", ["../secret.json", "/etc/passwd", "not-there.json", "manifest.json"])
 def test_parts_that_are_not_listed_files(bundle, field, name):
-    edit(bundle, "manifest.json", lambda plain: plain.update({field: name}), reseal=False)
+    def change(plain):
+        place = plain["subnets"][0] if field in ("program", "reference") else plain
+        place[field] = [name] if field == "tables" else name
+
+    edit(bundle, "manifest.json", change, reseal=False)
     refused(bundle, name, "unlisted-file")
 
 
@@ -190,7 +194,8 @@ def test_manifests(bundle, change, file, rule):
     refused(bundle, file, rule)
 
 
-@pytest.mark.parametrize("version,advice", [(2, "Upgrade elastic-runtime"), (0, "Compile the model again")])
+@pytest.mark.parametrize("version,advice", [
+    (3, "Upgrade elastic-runtime"), (1, "Compile the model again"), (0, "Compile the model again")])
 def test_another_schema_version(bundle, version, advice):
     edit(bundle, "manifest.json", lambda plain: plain.update(version=version, new_in_this_version={}), reseal=False)
     told = refused(bundle, "manifest.json", "version", er.VersionError)
@@ -249,7 +254,8 @@ def test_a_file_beyond_its_limit_is_not_read(bundle):
     (er.Limits(region_bytes=3), "extra.bin", "file-size"),
     (er.Limits(tensors_bytes=20), "weights.safetensors", "file-size"),
     (er.Limits(header_bytes=20), "weights.safetensors", "tensors-header"),
-    (er.Limits(json_depth=3), "program.json", "json-depth"), (er.Limits(values=3), "program.json", "count"),
+    (er.Limits(json_depth=3), "manifest.json", "json-depth"),
+    (er.Limits(json_depth=4), "program.json", "json-depth"), (er.Limits(values=3), "program.json", "count"),
     (er.Limits(blocks=3), "program.json", "count"), (er.Limits(regions=2), "program.json", "count"),
     (er.Limits(steps=2), "program.json", "steps"), (er.Limits(depth=0), "program.json", "tree-depth"),
 ])

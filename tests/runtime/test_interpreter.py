@@ -306,12 +306,12 @@ def test_writing_to_inputs_or_results_does_not_change_the_state(load):
 def test_a_failed_call_leaves_the_state_alone(load):
     model = load(running_sum(), RUNNING_SUM_WEIGHTS)
     model(array(1, 1))
-    kept = model._kernels
-    model._kernels = (lambda inputs: 1 / 0,)
+    kept = model._active.kernels
+    model._active.kernels = (lambda inputs: 1 / 0,)
     model.profile(False)
     with pytest.raises(er.ExecutionError):
         model(array(1, 1))
-    model._kernels = kept
+    model._active.kernels = kept
     model.profile(False)
     np.testing.assert_array_equal(model(array(1, 1))[0], [2, 2])
 

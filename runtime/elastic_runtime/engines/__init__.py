@@ -16,7 +16,6 @@ import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from pathlib import Path
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -41,22 +40,9 @@ C-contiguous; no input shares memory with them."""
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """What holds for all engines of a loaded model. `threads`: intra-op threads, at least 1. `bundle`: SHA-256 of the
-    bundle's manifest, in hex; "" for regions that belong to none. `cache`: a directory where an engine may keep what
-    it makes of that bundle, made private where it is missing; None for nothing kept."""
+    """What the caller of `load` decides for all engines. `threads`: intra-op threads, at least 1."""
 
     threads: int = 1
-    bundle: str = ""
-    cache: Path | None = None
-
-
-@dataclass(frozen=True)
-class Part:
-    """One region to load: what `Engine.load` gets."""
-
-    region: Region
-    files: Mapping[str, memoryview]
-    weights: Mapping[str, np.ndarray]
 
 
 class Engine(Protocol):
@@ -72,15 +58,13 @@ class Engine(Protocol):
 
         `files` maps the region's roles to the read-only bytes whose hash was verified; `weights` maps names in
         the compiled artifact to read-only arrays, whose dtype and shape the store declares. Both stay valid as
-        long as the kernel lives (the kernel must keep a reference to what it uses).
+        long as the kernel lives (the kernel must keep a reference to what it uses). An array is in C order; for an
+        engine whose attribute `strided` is true it may be any view of a stored tensor, and is then not copied.
 
         Raises `BundleError` for an artifact that is malformed, forbidden or does not have the region's ports, and
         `EngineMissing` when the engine's own packages are absent.
         """
         ...
-
-    # An engine may have a method `prepare(parts: Sequence[Part], options: EngineOptions) -> None`, which is called
-    # once, with all regions that it will load, before the first `load`. It raises as `load` does.
 
 
 class Factory(Protocol):

@@ -1,0 +1,7 @@
+"""Elastic families: many subnets of one supernet, compiled into one bundle with one copy of the weights.
+
+In: a supernet and configurations. Out: a `CompiledFamily`. Never: changes the supernet's weights or statistics.
+"""
+from elastic_compile.elastic.family import CompiledFamily, compile_family
+
+__all__ = ["CompiledFamily", "compile_family"]

@@ -1,0 +1,192 @@
+"""One subnet of a loaded model: its program ready to run, and what its calls did.
+
+In: a checked program, a kernel per region, the recorded calls and the first state.
+Out: a `Prepared`: everything that a call needs, in one object, so that a call takes its subnet once, at its start.
+Never: knows which subnet is active, or holds the state that calls leave: that is the model's.
+"""
+from __future__ import annotations
+
+import statistics
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from time import perf_counter_ns
+from typing import Any
+
+import numpy as np
+
+from elastic_runtime.check import describe, fits
+from elastic_runtime.engines import Kernel
+from elastic_runtime.errors import SwitchRefused
+from elastic_runtime.limits import Limits
+from elastic_runtime.plan import Plan, Random, make_plan
+from elastic_runtime.schema import Program, Reference, ScalarType, Subnet, TensorType
+
+_UNCOUNTED_PATHS = 256
+_SHORT_PATH = 64
+_SAMPLES = 4096
+
+
+@dataclass(frozen=True)
+class RegionStatistics:
+    """Time inside the engine's run call of one region while profiling (inside the whole kernel, where the kernel has
+    no `around`): calls, their sum, and the median of the latest 4096."""
+
+    name: str
+    calls: int
+    total_ms: float
+    median_ms: float
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What the calls so far did. `visits`: runs per block. `edges`: how often (from, to) was taken.
+    `regions`: one per region while profiling, else empty. Concurrent calls may be counted roughly."""
+
+    calls: int
+    visits: tuple[int, ...]
+    edges: dict[tuple[int, int], int]
+    regions: tuple[RegionStatistics, ...]
+
+
+class Timed:
+    """`kernel`, as `self.kernel`, noting in `calls`, `total` and `samples` how many ns its engine's run call takes."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.calls, self.total = 0, 0
+        self.samples: deque[int] = deque(maxlen=_SAMPLES)
+        self.kernel: Kernel = getattr(kernel, "around", lambda wrap: wrap(kernel))(self._around)
+
+    def _around(self, run: Callable) -> Callable:
+        def timed(*args):
+            start = perf_counter_ns()
+            made = run(*args)
+            took = perf_counter_ns() - start
+            self.calls += 1
+            self.total += took
+            self.samples.append(took)
+            return made
+        return timed
+
+    def statistics(self, name: str) -> RegionStatistics:
+        samples = list(self.samples) or [0]
+        return RegionStatistics(name, self.calls, self.total / 1e6, statistics.median(samples) / 1e6)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a bundle gives for one subnet. `initial`: mode 0's state; `tensors`: those that `reference` names."""
+
+    about: Subnet
+    program: Program
+    kernels: tuple[Kernel, ...]
+    initial: tuple[Any, ...]
+    reference: Reference
+    tensors: Mapping[str, np.ndarray]
+
+
+class Prepared:
+    """A subnet with its plan. `profile` makes the plan anew; calls that run keep the one that they took."""
+
+    def __init__(self, loaded: Loaded, hosts: Mapping[str, Callable], random: Random, limits: Limits,
+                 records: dict[tuple[str, ...], type]) -> None:
+        self.loaded, self.name, self.program = loaded, loaded.about.name, loaded.program
+        self.kernels, self.initial = loaded.kernels, loaded.initial
+        self.hosts, self.random, self.limits, self.records = hosts, random, limits, records
+        modes = self.program.modes
+        self.stateful = len(modes) > 1 or bool(modes[0].state)
+        self.blocks = tuple(entry.block for entry in self.program.entries)
+        self.entries = tuple(mode.entries for mode in modes)
+        self._lock = threading.Lock()
+        self._single: Plan | None = None
+        self._forget()
+
+    def profile(self, on: bool) -> None:
+        """Start counting anew, with (`on`) or without the time of each region."""
+        self._timed = tuple(Timed(kernel) for kernel in self.kernels) if on else ()
+        self.plan = self._planned(tuple(timed.kernel for timed in self._timed) or self.kernels)
+        with self._lock:
+            self._forget()
+
+    def _planned(self, kernels: Sequence[Kernel], **how: bool) -> Plan:
+        return make_plan(self.program, kernels, self.hosts, self.random, self.limits, records=self.records, **how)
+
+    @property
+    def single(self) -> Plan:
+        """A plan whose values keep their own registers, for running blocks one by one."""
+        if self._single is None:
+            self._single = self._planned(self.kernels, coalesce=False)
+        return self._single
+
+    # ------------------------------------------------------------------------------------------------- counting
+    def note(self, path: list[int]) -> None:
+        """Count a path that a call took, or will have taken: the list may still grow."""
+        self._uncounted.append(path)
+        if len(self._uncounted) >= _UNCOUNTED_PATHS or len(path) > _SHORT_PATH:
+            with self._lock:
+                self._count()
+
+    def statistics(self) -> Statistics:
+        """Counts over all calls since loading or `profile`."""
+        with self._lock:
+            self._count()
+            visits = tuple(self._visits[block] for block in range(len(self.program.blocks)))
+            regions = zip(self._timed, self.program.regions, strict=False)
+            return Statistics(self._calls, visits, dict(self._edges),
+                              tuple(timed.statistics(region.name) for timed, region in regions))
+
+    def _forget(self) -> None:
+        self._calls, self._visits, self._edges = 0, Counter(), Counter()
+        self._uncounted: deque[list[int]] = deque()
+
+    def _count(self) -> None:
+        paths = Counter(tuple(self._uncounted.popleft()) for _ in range(len(self._uncounted)))
+        self._calls += paths.total()
+        for path, times in paths.items():
+            for block, visits in Counter(path).items():
+                self._visits[block] += visits * times
+            for edge, taken in Counter(pairwise(path)).items():
+                self._edges[edge] += taken * times
+
+    # ---------------------------------------------------------------------------------------------------- state
+    def take_over(self, other: Prepared, mode: int, state: tuple[Any, ...]) -> tuple[int, tuple[Any, ...]]:
+        """The mode and state in which this subnet goes on where `other` is in `mode` with `state`.
+
+        Where `other` is as it was loaded, this one starts as it was loaded. Else it takes the state that it has under
+        the same names and types, and the rest is dropped. Raises `SwitchRefused` when it needs more, or when the
+        module differs from its first state in a way that this subnet has not been compiled for.
+        """
+        if mode == 0 and state is other.initial:
+            return 0, self.initial
+        before = other.program.modes[mode]
+        held = dict(zip(before.names, state, strict=True)) if before.names or not state else None
+        lacking: list[str] = []
+        mine = self.program.modes
+        for number in sorted(range(len(mine)), key=lambda number: -len(mine[number].static)):
+            after = mine[number]
+            if not after.static.items() <= before.static.items():
+                continue
+            left = before.static.keys() - after.static.keys()
+            if any(left & candidate.static.keys() for candidate in mine):
+                continue
+            if not after.state:
+                return number, ()
+            if held is None or not after.names:
+                lacking.append("names of its state: the bundle does not tell them")
+                continue
+            dims: dict[str, int | str] = {}
+            missing = [f"{name}: {describe(kind)}" for name, kind in zip(after.names, after.state, strict=True)
+                       if name not in held or not _holds(held[name], kind, dims)]
+            if not missing:
+                return number, tuple(held[name] for name in after.names)
+            lacking += missing
+        raise SwitchRefused(other.name, self.name, tuple(lacking))
+
+
+def _holds(value: Any, kind: TensorType | ScalarType, dims: dict[str, int | str]) -> bool:
+    """Whether a state value of a run can stand where `kind` is declared."""
+    if isinstance(kind, ScalarType):
+        return type(value) is {"bool": bool, "int": int, "float": float}[kind.kind]
+    return isinstance(value, np.ndarray) and fits(TensorType(value.dtype.name, value.shape), kind, dims)

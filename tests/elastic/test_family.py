@@ -1,0 +1,75 @@
+"""Families: each subnet is the eager subnet, weights are stored once, switching is a pointer move."""
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import elastic_compile as ec
+import elastic_runtime as er
+from tests.elastic.supernets import ActiveNet, DeepNet, WideNet, scramble
+
+CASES = {
+    "depth": (DeepNet, {"d4": 4, "d2": 2, "exit": {"depth": 3, "sure": 1.0}}, (1, 32)),
+    "width by copies": (WideNet, {"w32": 32, "w8": 8, "w20": 20}, (2, 3, 8, 8)),
+    "gathered channels": (WideNet, {"all": 32, "some": [31, 2, 7, 8, 30, 11, 12, 13]}, (2, 3, 8, 8)),
+    "width in place": (ActiveNet, {"w32": 32, "w16": 16, "w5": 5}, (2, 16)),
+}
+
+
+def eager(supernet, config) -> torch.nn.Module:
+    if hasattr(supernet, "subnet"):
+        return supernet.subnet(config)
+    supernet.activate(config)
+    return supernet
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_subnet_is_the_eager_one(case, tmp_path):
+    kind, configs, shape = CASES[case]
+    supernet = scramble(kind())
+    family = ec.compile_family(supernet, configs, [(torch.randn(shape),)])
+    family.save(tmp_path / "f.elastic")
+    model = er.load(tmp_path / "f.elastic", self_test=True)
+    assert model.subnets == tuple(configs) and model.active == next(iter(configs))
+    for seed in range(3):
+        x = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+        for name in (*configs, *reversed(configs)):
+            model.switch(name)
+            assert model.active == name
+            with torch.no_grad():
+                expected = eager(supernet, configs[name])(x)
+            np.testing.assert_allclose(model(x.numpy()), expected, rtol=1e-4, atol=1e-5)
+
+
+def size(path) -> int:
+    return sum(file.stat().st_size for file in path.iterdir())
+
+
+def test_a_depth_elastic_bundle_is_hardly_larger_than_its_largest_subnet(tmp_path):
+    supernet = scramble(DeepNet(256, 6))
+    x = [(torch.randn(1, 256),)]
+    ec.compile(supernet.subnet(6), x).save(tmp_path / "alone.elastic")
+    family = ec.compile_family(supernet, {"d6": 6, "d4": 4, "d3": 3, "d2": 2}, x)
+    family.save(tmp_path / "f.elastic")
+    assert size(tmp_path / "f.elastic") <= 1.02 * size(tmp_path / "alone.elastic")
+    assert family.sharing.stored == family.sharing.alone["d6"]
+
+
+def test_names_and_supernets_that_are_none():
+    x = [(torch.randn(1, 32),)]
+    with pytest.raises(ec.ExampleError, match="subnet\\(config\\) nor activate"):
+        ec.compile_family(torch.nn.Linear(2, 2), {"a": 1}, x)
+    for names in ({"a/b": 1}, {"": 1}, {}, {"A": 1, "a": 2}):
+        with pytest.raises(ec.ExampleError, match="subnet"):
+            ec.compile_family(scramble(DeepNet()), names, x)
+    with pytest.raises(ec.ExampleError, match="no example calls for subnet b"):
+        ec.compile_family(scramble(DeepNet()), {"a": 1, "b": 2}, {"a": x})
+
+
+def test_a_subnet_that_is_not_there(tmp_path):
+    ec.compile_family(scramble(DeepNet()), {"a": 1}, [(torch.randn(1, 32),)]).save(tmp_path / "f.elastic")
+    model = er.load(tmp_path / "f.elastic")
+    with pytest.raises(er.InputError, match="one of a"):
+        model.switch("b")
+    assert model.active == "a"
