@@ -7,7 +7,6 @@ Never: divides a region whose sizes only the data decides, or one for a tensor t
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -125,18 +124,12 @@ def _divided(
 ) -> Iterator[schema.Step]:
     """The steps that do what `step` did: regions and, between them, the growths in `taken`."""
     appends = {growth.index: growth for growth in taken}
-    level = _levels(graph, appends)
+    place = _places(graph, appends)
     outer = dict(zip(graph.inputs, step.inputs)) | dict(zip(graph.outputs, step.outputs))
-    readers: dict[int, set[float]] = defaultdict(set)
-    for value in graph.outputs:
-        readers[value].add(math.inf)
+    last: dict[int, float] = dict.fromkeys(graph.outputs, math.inf)
     for index, op in enumerate(graph.ops):
-        if index in appends:
-            readers[appends[index].rows].add(level[index] + 0.5)
-            readers[appends[index].prefix].add(level[index] + 0.5)
-        else:
-            for value in op_uses(op):
-                readers[value].add(level[index])
+        for value in (appends[index].prefix, appends[index].rows) if index in appends else op_uses(op):
+            last[value] = max(last.get(value, 0.0), place[index])
 
     def outside(value: int) -> int:
         if value not in outer:
@@ -145,23 +138,70 @@ def _divided(
             fakes[outer[value]] = fakes[value]
         return outer[value]
 
-    for number in sorted(set(level.values())):
-        ops = tuple(op for index, op in enumerate(graph.ops) if level[index] == number and index not in appends)
-        made = {value for op in ops for value in op.outputs if value is not None}
+    for number in sorted(set(place.values())):
+        here = [index for index in range(len(graph.ops)) if place[index] == number]
+        ops = tuple(graph.ops[index] for index in here if index not in appends)
         leaving = tuple(value for op in ops for value in op.outputs
-                        if value is not None and any(reader > number for reader in readers[value]))
-        read = dict.fromkeys(value for op in ops for value in op_uses(op) if value not in made)
+                        if value is not None and last.get(value, -1.0) > number)
         if leaving:
+            made = {value for op in ops for value in op.outputs}
+            read = dict.fromkeys(value for op in ops for value in op_uses(op) if value not in made)
             part = prune(Graph(inputs=tuple(read), ops=ops, outputs=leaving))
             graphs.append(part)
             yield schema.RegionStep(
                 region=len(graphs) - 1, inputs=tuple(outside(value) for value in part.inputs),
                 outputs=tuple(outside(value) for value in leaving), source=ops[0].source)
-        for index, growth in appends.items():
-            if level[index] == number:
-                yield schema.AppendStep(
-                    inputs=(outside(growth.prefix), outside(growth.rows)), outputs=(outside(growth.whole),),
-                    axis=growth.axis, capacity=taken[growth], source=graph.ops[index].source)
+        for growth in (appends[index] for index in here if index in appends):
+            yield schema.AppendStep(
+                inputs=(outside(growth.prefix), outside(growth.rows)), outputs=(outside(growth.whole),),
+                axis=growth.axis, capacity=taken[growth], source=graph.ops[growth.index].source)
+
+
+def _places(graph: Graph, appends: Mapping[int, Growth]) -> dict[int, float]:
+    """For each operation where it goes: numbers in the order in which the parts run. Appends lie halfway between two
+    whole numbers; the part that follows some appends and leads to others is cut in two at a quarter, where there is
+    one value through which all that it makes of the former goes: a layer that another subnet has too, followed by
+    another one, is then a part of its own that they share."""
+    level = _levels(graph, appends)
+    place = {index: number + 0.5 if index in appends else float(number) for index, number in level.items()}
+    for number in range(1, max(level.values())):
+        grown = {growth.whole for growth in appends.values() if level[growth.index] == number - 1}
+        here = [index for index, at in level.items() if at == number and index not in appends]
+        before = _before_bottleneck(graph, sorted(here), grown)
+        if before is not None and len(before) < len(here):
+            place.update((index, number + 0.25) for index in here if index not in before)
+    return place
+
+
+def _before_bottleneck(graph: Graph, here: list[int], grown: set[int]) -> set[int] | None:
+    """Those of the operations `here` that are needed for the last value through which everything goes that they make
+    of `grown`; None where there is no such value."""
+    flow = nx.DiGraph()
+    maker = {}
+    inside = set(here)
+    used_later = {value for index, op in enumerate(graph.ops) if index not in inside for value in op_uses(op)}
+    used_later.update(graph.outputs)
+    for index in here:
+        op = graph.ops[index]
+        made = [value for value in op.outputs if value is not None]
+        maker.update(dict.fromkeys(made, index))
+        for use in op_uses(op):
+            if use in grown or use in flow:
+                flow.add_edges_from(("start" if use in grown else use, value) for value in made)
+    flow.add_edges_from((value, "end") for value in list(flow) if value in used_later)
+    if "end" not in flow:
+        return None
+    bottleneck = nx.immediate_dominators(flow, "start")["end"]
+    if bottleneck == "start":
+        return None
+    needed: set[int] = set()
+    stack = [bottleneck]
+    while stack:
+        index = maker.get(stack.pop())
+        if index is not None and index not in needed:
+            needed.add(index)
+            stack.extend(op_uses(graph.ops[index]))
+    return needed
 
 
 def _levels(graph: Graph, appends: Mapping[int, Growth]) -> dict[int, int]:

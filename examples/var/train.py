@@ -121,6 +121,6 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     begun = time.perf_counter()
     result = train(arguments.seed, arguments.scale)
-    save_file({name: tensor.contiguous() for name, tensor in result.state_dict().items()
+    save_file({name: tensor.half().contiguous() for name, tensor in result.state_dict().items()
                if not name.startswith("var.quantiser.")}, arguments.output)
     print(f"{time.perf_counter() - begun:.0f} s, wrote {arguments.output}")

@@ -45,12 +45,12 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         q = F.normalize(self.split(self.query(x)), dim=-1) * self.temperature.exp()
-        k, v = F.normalize(self.split(self.key(x)), dim=-1), self.split(self.value(x))
+        k, v = F.normalize(self.split(self.key(x)), dim=-1), self.value(x)
         if not self.training:
             if self.keys is not None:
                 k, v = torch.cat((self.keys, k)), torch.cat((self.values, v))
             self.keys, self.values = k, v
-        q, k, v = (part.permute(1, 2, 0, 3) for part in (q, k, v))
+        q, k, v = (part.permute(1, 2, 0, 3) for part in (q, k, self.split(v)))
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
         return self.out(mixed.permute(2, 0, 1, 3).reshape(x.shape))
 
@@ -182,8 +182,9 @@ class VAR(nn.Module):
             runs = [number in equidistant(len(self.blocks), depth) for depth in depths]
             if runs != sorted(runs, reverse=True):
                 raise ValueError(f"depths {list(depths)}: layer {number} runs at a scale after one that skips it")
-            end = self.ends[sum(runs) - 1]
-            x = torch.cat((block(x[:end], condition, mask[:end, :end]), x[end:]))
+            if any(runs):
+                end = self.ends[sum(runs) - 1]
+                x = torch.cat((block(x[:end], condition, mask[:end, :end]), x[end:]))
         return self.head(x, condition).transpose(0, 1)
 
 

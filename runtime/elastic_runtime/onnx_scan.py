@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
+from elastic_runtime import wire
 from elastic_runtime.errors import BundleError
 
 SENTINEL = "elastic-weights"
@@ -26,8 +27,6 @@ REFUSED_OPERATORS = frozenset({("com.microsoft", "EPContext")})
 MAX_DEPTH = 64
 MAX_FIELDS = 5_000_000
 MAX_TEXT = 4096
-
-_VARINT, _FIXED64, _LEN, _FIXED32 = 0, 1, 2, 5
 
 # message -> field number -> (field name, what it holds, repeated). A holding of "int" or "text" is read,
 # a message's name is walked, "skip" is stepped over (whatever its wire type), "refuse" ends the scan.
@@ -106,7 +105,7 @@ class _Scan:
         if depth > MAX_DEPTH:
             raise self.refuse("onnx-depth", f"more than {MAX_DEPTH} messages inside each other", f"<= {MAX_DEPTH}")
         known, read = _MESSAGES[kind], {}
-        for number, wire, value in self.wire_fields(view):
+        for number, kind_on_wire, value, _, _ in self.wire_fields(view):
             if number not in known:
                 raise self.refuse("onnx-field", f"field {number} in a {kind}", f"one of {sorted(known)}")
             name, holds, repeated = known[number]
@@ -114,8 +113,9 @@ class _Scan:
                 continue
             if holds == "refuse":
                 raise self.refuse("onnx-field", f"{name} in a {kind}", "none")
-            if wire != (_VARINT if holds == "int" else _LEN):
-                raise self.refuse("onnx-malformed", f"wire type {wire} for {kind}.{name}", "the type of the field")
+            if kind_on_wire != (wire.VARINT if holds == "int" else wire.LEN):
+                raise self.refuse("onnx-malformed", f"wire type {kind_on_wire} for {kind}.{name}",
+                                  "the type of the field")
             if not repeated and name in read:
                 raise self.refuse("onnx-field", f"{name} twice in a {kind}", "once")
             if holds == "text":
@@ -170,38 +170,12 @@ class _Scan:
         except UnicodeDecodeError:
             raise self.refuse("onnx-malformed", "a name that is not UTF-8", "UTF-8") from None
 
-    def wire_fields(self, view: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
-        at, end = 0, len(view)
-        while at < end:
-            self.fields += 1
-            if self.fields > MAX_FIELDS:
-                raise self.refuse("onnx-size", f"more than {MAX_FIELDS} fields", f"<= {MAX_FIELDS}")
-            key, at = self.varint(view, at)
-            wire = key & 7
-            if wire == _VARINT:
-                value, at = self.varint(view, at)
-            elif wire == _LEN:
-                size, at = self.varint(view, at)
-                if size > end - at:
-                    raise self.refuse("onnx-malformed", f"a field of {size} bytes", f"<= {end - at}, the rest")
-                value, at = view[at:at + size], at + size
-            elif wire in (_FIXED32, _FIXED64):
-                size = 4 if wire == _FIXED32 else 8
-                value, at = view[at:at + size], at + size
-                if at > end:
-                    raise self.refuse("onnx-malformed", "a number cut off", f"{size} bytes")
-            else:
-                raise self.refuse("onnx-malformed", f"wire type {wire}", "0, 1, 2 or 5")
-            yield key >> 3, wire, value
-
-    def varint(self, view: memoryview, at: int) -> tuple[int, int]:
-        value = 0
-        for shift in range(0, 70, 7):
-            if at >= len(view):
-                raise self.refuse("onnx-malformed", "a number cut off", "a whole varint")
-            byte = view[at]
-            at += 1
-            value |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                return value & 0xFFFF_FFFF_FFFF_FFFF, at
-        raise self.refuse("onnx-malformed", "a number longer than 10 bytes", "a varint")
+    def wire_fields(self, view: memoryview) -> Iterator[wire.Field]:
+        try:
+            for field in wire.fields(view):
+                self.fields += 1
+                if self.fields > MAX_FIELDS:
+                    raise self.refuse("onnx-size", f"more than {MAX_FIELDS} fields", f"<= {MAX_FIELDS}")
+                yield field
+        except wire.Malformed as error:
+            raise self.refuse("onnx-malformed", error.given, error.expected) from None

@@ -16,6 +16,7 @@ import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -40,9 +41,22 @@ C-contiguous; no input shares memory with them."""
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """What the caller of `load` decides for all engines. `threads`: intra-op threads, at least 1."""
+    """What holds for all engines of a loaded model. `threads`: intra-op threads, at least 1. `bundle`: SHA-256 of the
+    bundle's manifest, in hex; "" for regions that belong to none. `cache`: a directory where an engine may keep what
+    it makes of that bundle, made private where it is missing; None for nothing kept."""
 
     threads: int = 1
+    bundle: str = ""
+    cache: Path | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """One region to load: what `Engine.load` gets."""
+
+    region: Region
+    files: Mapping[str, memoryview]
+    weights: Mapping[str, np.ndarray]
 
 
 class Engine(Protocol):
@@ -65,6 +79,9 @@ class Engine(Protocol):
         `EngineMissing` when the engine's own packages are absent.
         """
         ...
+
+    # An engine may have a method `prepare(parts: Sequence[Part], options: EngineOptions) -> None`, which is called
+    # once, with all regions that it will load, before the first `load`. It raises as `load` does.
 
 
 class Factory(Protocol):

@@ -1,23 +1,35 @@
 """The engine "onnxruntime": a region is an ONNX model that ONNX Runtime executes on the CPU.
 
 In: a region whose payload is {"model": ModelProto bytes}, and its weights, mapped. Out: a kernel.
-Never: lets ONNX Runtime resolve a path (`onnx_scan` comes first, external data are fed from memory), copies a
-weight, or shares an output's memory with a later call.
+Never: lets ONNX Runtime resolve a path of the bundle's (`onnx_scan` comes first, weights are fed from memory or from a
+file that the runtime itself wrote), or shares an output's memory with a later call.
+
+A session keeps a copy of most weights, packed for its kernels. Where regions share weights, such copies would be as
+many as the regions: then the packed form of all is made once, kept in the runtime's cache, and mapped by every
+session (`onnx_packed`). Whatever goes wrong there, the regions are loaded as they are without it.
 
 A complex tensor crosses the boundary as a real one whose last dimension, of 2, holds the two parts.
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 
-from elastic_runtime.engines import EngineOptions, Kernel
+from elastic_runtime.engines import EngineOptions, Kernel, Part, onnx_packed
 from elastic_runtime.errors import BundleError, ExecutionError
 from elastic_runtime.onnx_scan import scan
+from elastic_runtime.private_cache import Entry, PrivateCache, temporary
 from elastic_runtime.schema import Port, Region
+
+PACKED_FROM = 1 << 20
+"""Bytes of weights that regions have in common from which one packed copy of them is worth making."""
 
 _REAL = {"complex64": "float32", "complex128": "float64"}
 _ONNX_NAMES = {"float16": "float16", "float32": "float", "float64": "double"}
@@ -27,23 +39,102 @@ class OnnxRuntimeEngine:
     name = "onnxruntime"
     native = False
 
+    def __init__(self) -> None:
+        self._sessions: dict[str, ort.InferenceSession] = {}
+
+    def prepare(self, parts: Sequence[Part], options: EngineOptions) -> None:
+        """Make one packed copy of the weights for all of `parts` where some of them share weights. Raises
+        `BundleError` for a model that `load` would refuse."""
+        sources = {}
+        for part in parts:
+            _scanned(part.region, part.files, part.weights)
+            if part.weights:
+                sources[_key(part.region, part.files)] = onnx_packed.Source(
+                    part.files["model"], part.weights, _is_fixed(part.region))
+        if _shared_bytes(sources.values()) < PACKED_FROM:
+            return
+        entry = _entry(sources, options)
+        if entry is None:
+            return
+        try:
+            for key, source in sources.items():
+                if key in entry.files:
+                    with contextlib.suppress(Exception):
+                        self._sessions[key] = onnx_packed.open_session(
+                            entry.read(key), entry.path, _session_options(options, source.fixed))
+        finally:
+            if options.cache is None or options.cache not in entry.path.parents:
+                entry.discard()
+
     def load(self, region: Region, files: Mapping[str, memoryview], weights: Mapping[str, np.ndarray],
              options: EngineOptions) -> Kernel:
         """A kernel that may be called from several threads at once. Raises `BundleError`."""
-        file = region.files.get("model", region.name)
-        if set(files) != {"model"} or region.options:
-            raise BundleError(file, "onnx-region", f"roles {sorted(files)}, options {sorted(region.options)}",
-                              "the role 'model' and no options")
-        scan(files["model"], weights, file)
-        try:
-            session = ort.InferenceSession(
-                bytes(files["model"]), _session_options(region, weights, options), providers=["CPUExecutionProvider"])
-        except Exception as error:
-            raise BundleError(file, "onnx-load", str(error), "a model that ONNX Runtime "
-                              f"{ort.__version__} accepts") from error
+        file = _scanned(region, files, weights)
+        session = self._sessions.get(_key(region, files)) if self._sessions else None
+        if session is None:
+            weights = {name: np.ascontiguousarray(array) for name, array in weights.items()}
+            session = _session(region, files, weights, options)
+        else:
+            weights = {}
         _check_ports(file, "inputs", session.get_inputs(), region.inputs)
         _check_ports(file, "outputs", session.get_outputs(), region.outputs)
         return _kernel(region, session, weights)
+
+
+def _scanned(region: Region, files: Mapping[str, memoryview], weights: Mapping[str, np.ndarray]) -> str:
+    """The name of the model's file, once it is known to be harmless."""
+    file = region.files.get("model", region.name)
+    if set(files) != {"model"} or region.options:
+        raise BundleError(file, "onnx-region", f"roles {sorted(files)}, options {sorted(region.options)}",
+                          "the role 'model' and no options")
+    scan(files["model"], weights, file)
+    return file
+
+
+def _session(region: Region, files: Mapping[str, memoryview], weights: Mapping[str, np.ndarray],
+             options: EngineOptions) -> ort.InferenceSession:
+    made = _session_options(options, _is_fixed(region))
+    if weights:
+        values = [ort.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
+        made.add_external_initializers(list(weights), values)
+    try:
+        return ort.InferenceSession(bytes(files["model"]), made, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise BundleError(region.files["model"], "onnx-load", str(error), "a model that ONNX Runtime "
+                          f"{ort.__version__} accepts") from error
+
+
+# ----------------------------------------------------------------------------------- weights that regions share
+def _key(region: Region, files: Mapping[str, memoryview]) -> str:
+    """Equal for regions of a bundle that have the same model and weights."""
+    made = hashlib.sha256(files["model"])
+    for use in sorted(region.weights, key=lambda use: use.name):
+        made.update(repr((use.name, use.tensor)).encode())
+    return made.hexdigest()
+
+
+def _shared_bytes(sources: Iterable[onnx_packed.Source]) -> int:
+    """Bytes that would be there again without sharing: of each weight that n sources read, n - 1 times its own."""
+    readers: Counter[tuple] = Counter()
+    for source in sources:
+        for array in source.weights.values():
+            readers[array.ctypes.data, array.nbytes] += 1
+    return sum(size * (times - 1) for (_, size), times in readers.items())
+
+
+def _entry(sources: Mapping[str, onnx_packed.Source], options: EngineOptions) -> Entry | None:
+    """The packed form of `sources`: from the cache, made for it, or made for this process; None if none can be."""
+    def fill(folder: Path) -> None:
+        onnx_packed.pack(sources, folder, lambda fixed: _session_options(options, fixed))
+
+    if options.cache is not None and options.bundle:
+        key = hashlib.sha256(f"{onnx_packed.machine()} {options.bundle}".encode()).hexdigest()
+        with contextlib.suppress(OSError):
+            kept = PrivateCache(options.cache)
+            return kept.find(key) or kept.make(key, fill)
+    with contextlib.suppress(OSError):
+        return temporary(fill)
+    return None
 
 
 @cache
@@ -53,8 +144,11 @@ def _share_allocator() -> None:
         ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT), None)
 
 
-def _session_options(region: Region, weights: Mapping[str, np.ndarray],
-                     options: EngineOptions) -> ort.SessionOptions:
+def _is_fixed(region: Region) -> bool:
+    return all(isinstance(size, int) for port in region.inputs for size in port.type.shape)
+
+
+def _session_options(options: EngineOptions, fixed: bool) -> ort.SessionOptions:
     _share_allocator()
     made = ort.SessionOptions()
     made.log_severity_level = 4
@@ -62,13 +156,10 @@ def _session_options(region: Region, weights: Mapping[str, np.ndarray],
     made.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     made.intra_op_num_threads = options.threads
     made.inter_op_num_threads = 1
-    made.enable_mem_pattern = all(isinstance(size, int) for port in region.inputs for size in port.type.shape)
+    made.enable_mem_pattern = fixed
     made.add_session_config_entry("session.use_env_allocators", "1")
     # Idle threads of one region's pool would spin on the cores that the next region needs.
     made.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if weights:
-        values = [ort.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
-        made.add_external_initializers(list(weights), values)
     return made
 
 

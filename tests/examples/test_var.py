@@ -1,0 +1,117 @@
+"""The VAR example: the model itself in PyTorch, and its compiled form on every schedule of depths."""
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "var"))
+
+from transformer import VAR, equidistant, sample
+from vqvae import VQVAE, Quantiser, resizing
+
+SIZES = (1, 2, 3, 5)
+
+
+def small(depth: int = 4, **options) -> tuple[VAR, VQVAE]:
+    torch.manual_seed(0)
+    vqvae = VQVAE(3, (16, 32), codes=48, latent=8, sizes=SIZES)
+    var = VAR(vqvae.quantiser, 32, depth, 4, classes=10, **{"top_k": 20, "top_p": 0.9, **options})
+    with torch.no_grad():
+        for parameter in var.blocks.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+        var.head.linear.weight *= 10
+    return var.eval(), vqvae.eval()
+
+
+def noise(batch: int, seed: int = 1) -> torch.Tensor:
+    return torch.rand(batch, sum(size * size for size in SIZES), generator=torch.Generator().manual_seed(seed))
+
+
+# ------------------------------------------------------------------------------------------------- in PyTorch
+@pytest.mark.parametrize("mode", ["bicubic", "area"])
+@pytest.mark.parametrize(("source", "target"), [(3, 16), (16, 13), (8, 8), (1, 5)])
+def test_resizing_is_what_interpolate_does(mode, source, target):
+    image = torch.randn(2, 3, source, source)
+    matrix = resizing(source, target, mode)
+    torch.testing.assert_close(matrix @ image @ matrix.T, F.interpolate(image, (target, target), mode=mode),
+                               atol=1e-5, rtol=1e-5)
+
+
+def test_the_tokens_of_an_image_give_its_quantised_latent_image_back():
+    _, vqvae = small()
+    with torch.no_grad():
+        latent, tokens, _ = vqvae.quantiser(vqvae.encoder(torch.randn(2, 3, 10, 10)))
+        summed = sum(vqvae.quantiser.contribution(each, scale) for scale, each in enumerate(tokens))
+    assert [each.shape for each in tokens] == [(2, size * size) for size in SIZES]
+    torch.testing.assert_close(latent, summed, atol=1e-5, rtol=1e-5)
+
+
+def test_equidistant_layers_and_which_of_them_contain_which():
+    assert equidistant(16, 4) == (0, 5, 10, 15) and equidistant(16, 2) == (0, 15)
+    assert equidistant(16, 16) == tuple(range(16))
+    assert not set(equidistant(16, 4)) <= set(equidistant(16, 8))
+    with pytest.raises(ValueError, match="a depth of 1 layers"):
+        equidistant(16, 1)
+
+
+def test_sampling():
+    logits = torch.randn(3, 7, 40)
+    uniform = torch.rand(3, 7)
+    assert torch.equal(sample(logits, uniform, 1, 1.0), logits.argmax(-1))
+    assert torch.equal(sample(logits, uniform, 40, 0.0001), logits.argmax(-1))
+    many = sample(logits[:1, :1].expand(20_000, 1, 40), torch.rand(20_000, 1), 40, 1.0)
+    drawn = torch.bincount(many.flatten(), minlength=40) / 20_000
+    torch.testing.assert_close(drawn, logits[0, 0].softmax(-1), atol=0.02, rtol=0)
+    few = sample(logits[:1, :1].expand(2_000, 1, 40), torch.rand(2_000, 1), 5, 1.0)
+    assert set(few.flatten().tolist()) == set(logits[0, 0].topk(5).indices.tolist())
+
+
+@pytest.mark.parametrize("depths", [(4, 4, 4, 4), (4, 4, 2, 2), (4, 3, 3, 3), (2, 2, 2, 2)])
+def test_scale_by_scale_gives_what_all_scales_at_once_give(depths):
+    var, vqvae = small(guidance=0.0)
+    label, uniform = torch.tensor([3, 7]), noise(2)
+    with torch.no_grad():
+        tokens = []
+        for depth in depths:
+            var.activate({"depth": depth})
+            tokens.append(var(label, uniform)["tokens"])
+        scores = var.train().scores(label, vqvae.quantiser.inputs(tokens), depths)
+        assert torch.equal(sample(scores, uniform, var.top_k, var.top_p), torch.cat(tokens, 1))
+    assert len(torch.cat(tokens, 1).unique()) > 5
+
+
+def test_a_layer_that_skipped_a_scale_cannot_come_back_in_training():
+    var, _ = small()
+    with pytest.raises(ValueError, match="runs at a scale after one that skips it"):
+        var.train().scores(torch.tensor([1]), torch.zeros(1, 38, 8), (2, 4, 4, 4))
+
+
+def test_unfinished_images_are_forgotten_on_reset():
+    var, _ = small()
+    label, uniform = torch.tensor([3]), noise(1)
+    with torch.no_grad():
+        first = [var(label, uniform)["latent"] for _ in SIZES][-1]
+        var(label, uniform)
+        var.reset()
+        again = [var(label, uniform)["latent"] for _ in SIZES][-1]
+    assert torch.equal(first, again)
+    assert isinstance(var.quantiser, Quantiser) and np.isfinite(again.numpy()).all()
+
+
+@pytest.mark.parametrize("depth", [8, 4, 2])
+def test_the_trained_model_draws_the_digits_that_it_is_asked_for(depth):
+    import digits
+    from transformer import generate
+
+    models = digits.trained()
+    labels = torch.arange(10).repeat(20)
+    uniform = torch.rand(200, 30, generator=torch.Generator().manual_seed(0))
+    images = generate(models["var"], models["vqvae"].decoder, labels, uniform, digits.schedule(depth))
+    with torch.no_grad():
+        right = (models["classifier"](images).argmax(1) == labels).float().mean()
+    assert right > 0.95
