@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 import torch
 
-from elastic_compile import backends, bundle, dump
+from elastic_compile import backends, bundle, dump, onnx_file
 from elastic_compile.bundle.provenance import collect
 from elastic_compile.capture.build import build
 from elastic_compile.capture.explore import EntryInput, explore
@@ -70,6 +70,11 @@ class CompiledProgram:
         """The program as the subnet `name` of a bundle."""
         return bundle.Member(name, self.program, self.weights, self.reference, self.reference_tensors, config or {},
                              quality)
+
+    def save_onnx(self, path: str | os.PathLike[str]) -> onnx_file.OnnxFile:
+        """Write the program as one ONNX model with `If` and `Loop`, for hosts in other languages, and compare it on the
+        reference calls. Raises `OnnxFileError` for what ONNX cannot say."""
+        return onnx_file.write(self, path)
 
 
 def compile(

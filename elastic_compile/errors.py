@@ -81,6 +81,12 @@ class BackendError(CompileError):
     code = "EC302"
 
 
+class OnnxFileError(CompileError):
+    """A program cannot be written as one ONNX file, or the file does not give the program's results."""
+
+    code = "EC303"
+
+
 class VerificationError(CompileError):
     """The compiled program and eager PyTorch disagree."""
 

@@ -24,6 +24,8 @@ def compile_target(
     backend: Annotated[str, typer.Option(help="What compiles the regions: onnxruntime, tvm, or one installed.")]
     = "onnxruntime",
     name: Annotated[str | None, typer.Option(help="The program's name. [default: the module's class]")] = None,
+    onnx: Annotated[Path | None, typer.Option(
+        "--onnx", metavar="FILE", help="Also write the program as one ONNX model with If and Loop.")] = None,
     dump_dir: Annotated[Path | None, typer.Option(
         "--dump-dir", help="Write every stage as readable files here.")] = None,
     json: Json = None,
@@ -38,6 +40,7 @@ def compile_target(
             module, examples, backend=backend, name=name, dump_dir=dump_dir, progress=report)
         report("save", 0, None)
         program.save(output)
+        one_file = None if onnx is None else program.save_onnx(onnx)
     seconds = time.perf_counter() - start
     size = sum(file.stat().st_size for file in output.iterdir())
     weights = sum(array.nbytes for array in program.weights.values())
@@ -45,6 +48,9 @@ def compile_target(
     console.print(summary(program.program, weight_bytes=weights))
     console.print(f"verified on {len(program.reference.calls)} example calls; "
                   f"wrote {output} ({bytes_text(size)}) in {seconds:.1f} s")
+    if one_file is not None:
+        console.print(f"wrote {onnx} ({bytes_text(onnx.stat().st_size)}), compared on {one_file.calls} example calls; "
+                      f"blocks that none of them takes: {', '.join(map(str, one_file.unchecked)) or 'none'}")
     write_json(json, {
         "bundle": str(output), "name": program.program.name, "backend": backend, "seconds": seconds,
         "bytes": size, "weight_bytes": weights, "blocks": len(program.program.blocks),

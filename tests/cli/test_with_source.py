@@ -29,6 +29,12 @@ def test_compile_reports_and_dumps_every_stage(cli, tmp_path):
     assert any("rewritten" in name for name in names) and any("region" in name for name in names)
 
 
+def test_compile_writes_one_onnx_file(cli, tmp_path):
+    result = cli("compile", f"{GATED}:factory", "-o", tmp_path / "m.elastic", "--onnx", tmp_path / "m.onnx")
+    assert "compared on 2 example calls" in result.stdout
+    assert (tmp_path / "m.onnx").stat().st_size > 1000
+
+
 def test_compile_replaces_a_bundle_and_nothing_else(cli, tmp_path):
     for _ in range(2):
         cli("compile", f"{GATED}:factory", "-o", tmp_path / "m.elastic")
