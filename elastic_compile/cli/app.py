@@ -6,12 +6,22 @@ from __future__ import annotations
 
 import typer
 
-from elastic_compile.cli import benching, compiling, doctor, explaining, inspecting, running, verifying
+from elastic_compile.cli import (
+    benching,
+    compiling,
+    doctor,
+    explaining,
+    family,
+    inspecting,
+    running,
+    verifying,
+)
 
 app = typer.Typer(
     help="Compile PyTorch networks whose Python branches on their inputs; look at, check, time and run the result.",
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command("compile")(compiling.compile_target)
+app.command("family")(family.compile_family)
 app.command("inspect")(inspecting.inspect_bundle)
 app.command("verify")(verifying.verify_bundle)
 app.command("bench")(benching.bench_bundle)

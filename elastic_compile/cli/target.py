@@ -1,4 +1,4 @@
-"""`file.py:factory` as a module and its example calls.
+"""`file.py:factory` as a module and its example calls, or as a supernet and its configurations.
 
 In: the text of the argument. Out: what the factory returned.
 Never: looks for the file anywhere but where it was named.
@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,30 @@ class TargetError(CompileError):
 
 
 def load_target(text: str) -> tuple[Any, Sequence[Any]]:
-    """Run the factory that `text`, "file.py:factory", names, and give its `(module, example_inputs)`.
+    """Run the factory that `text`, "file.py:factory", names, and give its `(module, example_inputs)`. Raises as
+    `_made` does."""
+    made = _made(text)
+    if not isinstance(made, tuple) or len(made) != 2:
+        raise TargetError(
+            f"{text} returned a {type(made).__name__}", reason="a factory returns the module and a list of example "
+            "calls", hint="write: return module, [(x,)]")
+    return made
+
+
+def load_family(text: str) -> tuple[Any, Mapping[str, Any], Any, Mapping[str, Any]]:
+    """Run the factory that `text` names, and give its `(supernet, {name: configuration}, example_inputs)` and the
+    further arguments of `compile_family` that it may give as a fourth item. Raises as `_made` does."""
+    made = _made(text)
+    if not isinstance(made, tuple) or len(made) not in (3, 4) or not all(
+            isinstance(made[item], Mapping) for item in (1, 3)[: len(made) - 2]):
+        raise TargetError(
+            f"{text} returned a {type(made).__name__}", reason="a factory of a family returns the supernet, a dict of "
+            "configurations by name, and example calls", hint='write: return supernet, {"d12": 12, "d6": 6}, [(x,)]')
+    return (*made, {})[:4] if len(made) == 3 else made
+
+
+def _made(text: str) -> Any:
+    """What the factory that `text`, "file.py:factory", names returns.
 
     The file's directory is put in front of `sys.path`, as Python does for a script, so that the file can import
     its neighbours. Raises `typer.BadParameter` when the text names no such thing and `TargetError` when what it
@@ -41,15 +64,9 @@ def load_target(text: str) -> tuple[Any, Sequence[Any]]:
     if not callable(factory):
         raise typer.BadParameter(f"{name!r} defines no function {attribute!r}")
     try:
-        made = factory()
+        return factory()
     except Exception as error:
         raise _failed(path, f"{attribute}() raised {type(error).__name__}: {error}", error) from error
-    if not isinstance(made, tuple) or len(made) != 2:
-        raise TargetError(
-            f"{attribute}() of {name} returned a {type(made).__name__}",
-            reason="a factory returns the module and a list of example calls",
-            hint="write: return module, [(x,)]")
-    return made
 
 
 def _load(path: Path) -> Any:

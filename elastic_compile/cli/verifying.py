@@ -5,6 +5,8 @@ Never: compares against anything but recorded or present eager PyTorch.
 """
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Annotated, Any
 
 import msgspec
@@ -23,7 +25,7 @@ from elastic_compile.cli.console import (
     reporting,
     write_json,
 )
-from elastic_compile.cli.target import load_target
+from elastic_compile.cli.target import TargetError, load_family, load_target
 from elastic_runtime import Model, load
 from elastic_runtime.errors import SelfTestFailed
 from elastic_runtime.reference import replay
@@ -42,24 +44,53 @@ def verify_bundle(
 ) -> None:
     """Replay the bundle's reference calls; with --source, compare with eager PyTorch on new inputs."""
     model = load(bundle, threads=threads, allow_native=allow_native, self_test=True)
-    recorded = len(model.reference_inputs())
     console = out(json)
-    console.print(f"reference calls: {recorded} of {recorded} as recorded")
-    model.profile(False)
-    report: dict[str, Any] = {"bundle": str(bundle), "reference_calls": recorded, "eager_calls": 0, "differences": []}
+    report: dict[str, Any] = {"bundle": str(bundle), "subnets": {}}
     if source is not None:
-        report |= _against_eager(model, source, random, seed)
-        equal = report["eager_calls"] - len(report["differences"])
-        console.print(f"eager PyTorch: {equal} of {report['eager_calls']} calls equal, "
-                      f"{report['blocks_visited']} of {len(model.program.blocks)} blocks visited")
-    write_json(json, report)
-    if report["differences"]:
-        fail("VerificationError", "the bundle differs from eager PyTorch\n" + "\n".join(report["differences"][:5]))
+        eager = _eager(source, model)
+    differences = []
+    for name in model.subnets:
+        model.reset()
+        model.switch(name)
+        label = f"subnet {name}: " if len(model.subnets) > 1 else ""
+        recorded = len(model.reference_inputs())
+        console.print(f"{label}reference calls: {recorded} of {recorded} as recorded")
+        one: dict[str, Any] = {"reference_calls": recorded, "eager_calls": 0, "differences": []}
+        if source is not None:
+            with eager(name) as (module, examples):
+                one |= _against_eager(model, module, examples, random, seed)
+            equal = one["eager_calls"] - len(one["differences"])
+            console.print(f"{label}eager PyTorch: {equal} of {one['eager_calls']} calls equal, "
+                          f"{one['blocks_visited']} of {len(model.program.blocks)} blocks visited")
+        report["subnets"][name] = one
+        differences += [label + difference for difference in one["differences"]]
+    write_json(json, report | {"differences": differences})
+    if differences:
+        fail("VerificationError", "the bundle differs from eager PyTorch\n" + "\n".join(differences[:5]))
 
 
-def _against_eager(model: Model, source: str, count: int, seed: int) -> dict[str, Any]:
+def _eager(source: str, model: Model) -> Callable[[str], AbstractContextManager[tuple[Any, Any]]]:
+    """What gives a subnet's eager module, with the statistics that it was compiled with, and its example calls."""
+    if len(model.subnets) == 1:
+        made = load_target(source)
+        return lambda name: nullcontext(made)
+    supernet, configs, examples, more = load_family(source)
+    if missing := [name for name in model.subnets if name not in configs]:
+        raise TargetError(f"{source} has no configuration named {missing[0]}",
+                          reason=f"the bundle's subnets are {', '.join(model.subnets)}")
+
+    @contextmanager
+    def subnet(name: str) -> Iterator[tuple[Any, Any]]:
+        from elastic_compile.elastic import examples_of, own_statistics, subnet_of
+        module = subnet_of(supernet, name, configs[name])
+        with own_statistics(module, more.get("recalibrate")):
+            yield module, examples_of(examples, name, configs[name])
+
+    return subnet
+
+
+def _against_eager(model: Model, module: Any, examples: Any, count: int, seed: int) -> dict[str, Any]:
     """Make the same calls in both, in order, so that a state that calls leave behind is compared too."""
-    module, examples = load_target(source)
     with progress() as report:
         report("import torch", 0, None)
         from elastic_compile import verify

@@ -110,12 +110,12 @@ def compile_family(
     held = _tensors(supernet)
     for number, (label, config) in enumerate(configs.items()):
         report("subnets", number, len(configs))
-        module = _subnet(supernet, label, config)
+        module = subnet_of(supernet, label, config)
         with own_statistics(module, recalibrate):
             worth[label] = _quality(quality, label, module)
             try:
                 programs[label] = api.compile(
-                    module, _examples(example_inputs, label, config), backend=once, name=f"{title}.{label}",
+                    module, examples_of(example_inputs, label, config), backend=once, name=f"{title}.{label}",
                     progress=progress)
             except CompileError as error:
                 error.message = f"subnet {label}: {error.message}"
@@ -155,7 +155,8 @@ def _check(supernet: Any, configs: Mapping[str, Any]) -> None:
             reason="names become names of files", hint="1 to 64 letters, digits, '_', '.', '-', such as \"d16\"")
 
 
-def _subnet(supernet: Any, label: str, config: Any) -> torch.nn.Module:
+def subnet_of(supernet: Any, label: str, config: Any) -> torch.nn.Module:
+    """The eager subnet `label`. With `activate` it is the supernet itself. Raises `ExampleError`."""
     if callable(getattr(supernet, "subnet", None)):
         module = supernet.subnet(config)
     else:
@@ -168,7 +169,8 @@ def _subnet(supernet: Any, label: str, config: Any) -> torch.nn.Module:
     return module
 
 
-def _examples(given: Any, label: str, config: Any) -> Calls:
+def examples_of(given: Any, label: str, config: Any) -> Calls:
+    """The example calls of subnet `label`, out of those of all. Raises `ExampleError`."""
     if isinstance(given, Mapping):
         if label not in given:
             raise ExampleError(f"there are no example calls for subnet {label}",

@@ -1,0 +1,71 @@
+"""Families from the shell: compile, look, verify, run."""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from elastic_compile.cli.app import app
+from elastic_runtime.cli import main as elastic_run
+from tests.elastic.supernets import DeepNet, scramble
+
+SOURCE = Path(__file__).with_name("deep.py")
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("family") / "f.elastic"
+    result = CliRunner().invoke(app, ["family", f"{SOURCE}:family", "-o", str(path)])
+    assert result.exit_code == 0, result.output
+    assert "2 subnets" in result.stdout and "wrote" in result.stdout
+    return path
+
+
+def test_inspect_shows_subnets_and_why(cli, bundle, tmp_path):
+    text = cli("inspect", bundle, "--json", tmp_path / "i.json").stdout
+    assert "subnet d3  (config=3)" in text and "subnet d1  (depth=1, sure=1.0)" in text
+    assert "shared as they are" in text and "no other subnet reads it" in text
+    assert text.count("program DeepNet.") == 2
+    report = json.loads((tmp_path / "i.json").read_text())
+    assert report["subnets"]["d1"]["config"] == {"depth": 1, "sure": 1.0}
+    assert report["sharing"]["stored"] == report["sharing"]["alone"]["d3"]
+    only = cli("inspect", bundle, "--subnet", "d1").stdout
+    assert "program DeepNet.d1" in only and "program DeepNet.d3" not in only
+    cli("inspect", bundle, "--subnet", "d9", status=2)
+
+
+def test_verify_covers_every_subnet(cli, bundle):
+    text = cli("verify", bundle, "--source", f"{SOURCE}:family", "--random", 5).stdout
+    for name in ("d3", "d1"):
+        assert f"subnet {name}: reference calls: 1 of 1" in text
+        assert f"subnet {name}: eager PyTorch: 6 of 6 calls equal" in text
+    wrong = cli("verify", bundle, "--source", f"{SOURCE}:other_biases", "--random", 2, status=1)
+    assert "subnet d3: call 0" in wrong.stderr
+
+
+def test_statistics_of_a_subnet_are_verified_too(cli, tmp_path):
+    cli("family", f"{SOURCE}:recalibrated", "-o", tmp_path / "w.elastic")
+    assert "quality 0.9" in cli("inspect", tmp_path / "w.elastic").stdout
+    cli("verify", tmp_path / "w.elastic", "--source", f"{SOURCE}:recalibrated", "--random", 3)
+
+
+def test_a_factory_that_gives_no_family(cli, tmp_path):
+    assert "a factory of a family returns" in cli(
+        "family", f"{SOURCE}:nothing", "-o", tmp_path / "n.elastic", status=1).stderr
+
+
+def test_elastic_run_takes_a_subnet(bundle, tmp_path):
+    x = np.random.default_rng(0).standard_normal((1, 32), np.float32)
+    np.savez(tmp_path / "x.npz", x=x)
+    supernet = scramble(DeepNet())
+    for name, config in (("d3", 3), ("d1", {"depth": 1, "sure": 1.0})):
+        arguments = [bundle, "--input", tmp_path / "x.npz", "--output", tmp_path / "y.npz", "--subnet", name]
+        assert elastic_run(list(map(str, arguments))) == 0
+        with torch.no_grad():
+            expected = supernet.subnet(config)(torch.from_numpy(x))
+        np.testing.assert_allclose(np.load(tmp_path / "y.npz")["output"], expected, rtol=1e-4, atol=1e-5)
+    assert elastic_run([str(bundle), "--self-test", "--subnet", "d9"]) == 2
