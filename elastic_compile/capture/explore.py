@@ -427,6 +427,8 @@ class Explorer:
         state = None
         ahead = tracer.path[tracer.position + 1] if tracer.position + 1 < len(tracer.path) else None
         position = tuple((call.frame.f_code, call.frame.f_lasti) for call in stack)
+        if position in self.unjoined:
+            return
         if ahead is not None and ahead.join is not None and ahead.join.synced and ahead.join.position == position:
             state, _ = self.state(stack, self.widened.get(position, frozenset()))
         while tracer.cursor < len(events) and isinstance(events[tracer.cursor], ScalarEvent) and (
@@ -434,8 +436,6 @@ class Explorer:
         ):
             tracer.cursor += 1
         if tracer.cursor != len(tracer.segment.events) or not isinstance(tracer.segment.end, Goto):
-            if tracer.cursor == len(tracer.segment.events) and position in self.unjoined:
-                return
             if tracer.segment.end is None or not isinstance(tracer.segment.end, Goto):
                 return
             raise stop("EC120", tracer.site)
