@@ -470,9 +470,9 @@ class Explorer:
             walker.state.tokens.append("handling")
             walker.walk(handled, ("handling",))
         self.walk_heap(walker, self.heap.changed())
-        for ident in self.mutated():
-            walker.state.tokens.append(("mutated", self.heap.tensor_names[ident]))
-            walker.walk(self.wrappers[ident], ("mutated", ident))
+        for ident in dict.fromkeys((*(ident for ident, _ in self.modes[0].tensors), *self.mutated())):
+            walker.state.tokens.append(("state", self.heap.tensor_names[ident]))
+            walker.walk(self.wrappers[ident], ("state", ident))
         return walker.state, list(sizes)
 
     def walker(self, widened: frozenset[Any], weights_are_static: bool = True) -> tuple[Walker, dict[Any, int]]:

@@ -156,6 +156,10 @@ def export(program: Program, graph: Graph, name: str) -> ExportedProgram:
     )
 
 
+#: Values between regions are contiguous, whatever the program's own tensors were: a view of one may need a copy.
+WHATEVER_THE_LAYOUT = {torch.ops.aten.view.default: torch.ops.aten.reshape.default}
+
+
 def run_eager(
     program: Program, graph: Graph, inputs: list[torch.Tensor], apply: Callable[..., Any] | None = None
 ) -> list[torch.Tensor]:
@@ -184,7 +188,8 @@ def run_eager(
     with torch.no_grad():
         for op in graph.ops:
             args, kwargs = pytree.tree_map(leaf, (op.args, dict(op.kwargs)))
-            result = op.target(*args, **kwargs) if apply is None else apply(op.target, args, kwargs)
+            target = WHATEVER_THE_LAYOUT.get(op.target, op.target)
+            result = target(*args, **kwargs) if apply is None else apply(target, args, kwargs)
             for value, data in zip(op.outputs, pytree.tree_leaves(result)):
                 if value is not None:
                     values[value] = data
