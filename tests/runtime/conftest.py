@@ -25,9 +25,10 @@ def load(tmp_path):
     """Write a program as a bundle and load it: `load(program, weights, **options of er.load)`."""
     made = []
 
-    def write_and_load(program, weights=None, *, calls=(), tensors=None, files=None, **options):
+    def write_and_load(program, weights=None, *, calls=(), tensors=None, files=None, parts=None, others=None,
+                       **options):
         path = write_bundle(tmp_path / f"bundle{len(made)}.elastic", program, weights or {}, calls=calls,
-                            tensors=tensors or {}, files=files or {})
+                            tensors=tensors or {}, files=files or {}, parts=parts or {}, others=others or {})
         made.append(path)
         return er.load(path, **options)
 

@@ -200,11 +200,17 @@ def encode_tensors(tensors: Mapping[str, np.ndarray]) -> bytes:
 
 def write_bundle(path: Path, made: s.Program, weights: Mapping[str, np.ndarray] = {}, *,
                  calls: Sequence[s.ReferenceCall] = (), tensors: Mapping[str, np.ndarray] = {},
-                 files: Mapping[str, bytes] = {}) -> Path:
+                 files: Mapping[str, bytes] = {}, parts: Mapping[str, s.View | s.Gather] = {},
+                 others: Mapping[str, s.Program] = {}) -> Path:
+    """A bundle of `made`, the subnet "main", and of `others` by name, which have no reference calls."""
     path.mkdir(parents=True)
+    for name, other in others.items():
+        (path / f"program.{name}.json").write_bytes(s.encode(other))
+        (path / f"reference.{name}.json").write_bytes(
+            s.encode(s.Reference(tensors="reference.safetensors", calls=())))
     (path / "program.json").write_bytes(s.encode(made))
     (path / "weights.safetensors").write_bytes(encode_tensors(weights))
-    (path / "weights.json").write_bytes(s.encode(s.Parts()))
+    (path / "weights.json").write_bytes(s.encode(s.Parts(parts=dict(parts))))
     (path / "sharing.json").write_bytes(s.encode(s.Sharing(stored=0, alone={}, subnets={}, regions={})))
     (path / "reference.json").write_bytes(s.encode(s.Reference(tensors="reference.safetensors", calls=tuple(calls))))
     (path / "reference.safetensors").write_bytes(encode_tensors(tensors))
@@ -218,6 +224,7 @@ def write_bundle(path: Path, made: s.Program, weights: Mapping[str, np.ndarray] 
 
 def seal(path: Path, **changes: object) -> None:
     """Write the manifest of what lies in `path`; `changes` replace its fields."""
+    others = [file.name.split(".")[1] for file in sorted(path.glob("program.*.json"))]
     entries = []
     for file in sorted(path.iterdir()):
         if file.name != "manifest.json":
@@ -225,7 +232,9 @@ def seal(path: Path, **changes: object) -> None:
             entries.append(s.FileEntry(name=file.name, size=len(data), sha256=hashlib.sha256(data).hexdigest()))
     manifest = s.Manifest(format=s.FORMAT, version=s.SCHEMA_VERSION, name="handmade", weights="weights.safetensors",
                           parts="weights.json", sharing="sharing.json", provenance="provenance.json",
-                          subnets=(s.Subnet(name="main", program="program.json", reference="reference.json"),),
+                          subnets=(s.Subnet(name="main", program="program.json", reference="reference.json"), *(
+                              s.Subnet(name=name, program=f"program.{name}.json", reference=f"reference.{name}.json")
+                              for name in others)),
                           files=tuple(entries))
     plain = msgspec.to_builtins(manifest) | changes
     (path / "manifest.json").write_text(json.dumps(plain))

@@ -4,6 +4,7 @@ Every case expects `BundleError` with the file and the rule, no engine asked for
 """
 from __future__ import annotations
 
+import gc
 import json
 import os
 import socket
@@ -43,6 +44,7 @@ def bundle(tmp_path) -> Path:
 
 
 def descriptors() -> set[str]:
+    gc.collect()  # what earlier tests left in cycles
     found = set()
     for name in os.listdir("/proc/self/fd"):
         with suppress(OSError):
@@ -194,6 +196,41 @@ def test_manifests(bundle, change, file, rule):
     refused(bundle, file, rule)
 
 
+@pytest.mark.parametrize("change,rule", [
+    (lambda p: p.update(subnets=[]), "subnet-count"),
+    (lambda p: p["subnets"].append(dict(p["subnets"][0])), "subnet-name"),
+    (lambda p: p["subnets"][0].update(name=""), "subnet-name"),
+    (lambda p: p["subnets"][0].update(name="../x"), "subnet-name"),
+    (lambda p: p["subnets"][0].update(name="a\n"), "subnet-name"),
+    (lambda p: p["subnets"][0].update(name="x" * 65), "subnet-name"),
+    (lambda p: p["subnets"].append(p["subnets"][0] | {"name": "b"}), "file-role"),
+    (lambda p: p["subnets"][0].update(reference="program.json"), "file-role"),
+    (lambda p: p.update(parts="weights.safetensors"), "file-role"),
+    (lambda p: p.update(sharing="provenance.json"), "file-role"),
+    (lambda p: p.update(tables=["extra.bin", "extra.bin"]), "file-role"),
+    (lambda p: p.update(tables=["reference.json"]), "file-role"),
+    (lambda p: p["subnets"][0].update(quality=float("nan")), "subnet-quality"),
+    (lambda p: p["subnets"][0].update(quality=float("inf")), "subnet-quality"),
+    (lambda p: p["subnets"][0].update(quality="best"), "json-schema"),
+    (lambda p: p["subnets"][0].update(config={"a": [1]}), "json-schema"),
+    (lambda p: p["subnets"][0].update(config={"a": "x" * 30_000}), "subnet-config"),
+    (lambda p: p["subnets"][0].update(config={str(n): n for n in range(30_000)}), "subnet-config"),
+    (lambda p: p["subnets"][0].update(command="rm"), "json-schema"),
+])
+def test_subnets_that_are_none(bundle, change, rule):
+    edit(bundle, "manifest.json", change, reseal=False)
+    refused(bundle, "manifest.json", rule)
+
+
+def test_more_subnets_than_the_limit(bundle):
+    refused(bundle, "manifest.json", "subnet-count", limits=er.Limits(subnets=0))
+
+
+def test_a_region_whose_file_has_another_role(bundle):
+    edit(bundle, "program.json", lambda plain: plain["regions"][0].update(files={"model": "provenance.json"}))
+    refused(bundle, "provenance.json", "file-role")
+
+
 @pytest.mark.parametrize("version,advice", [
     (3, "Upgrade elastic-runtime"), (1, "Compile the model again"), (0, "Compile the model again")])
 def test_another_schema_version(bundle, version, advice):
@@ -320,6 +357,64 @@ def test_a_first_state_of_another_type(tmp_path, wrong):
         and wrong["count"].dtype == np.int64 else RUNNING_SUM_WEIGHTS | wrong
     path = write_bundle(tmp_path / "b", running_sum(), weights)
     refused(path, "weights.safetensors", "state-type")
+
+
+# --------------------------------------------------------------------------------------------------- parts of tensors
+STORED = {"w": np.arange(12, dtype=np.float32).reshape(3, 4), "i": np.array([2, 0], np.int64),
+          "far": np.array([0, 4], np.int64), "below": np.array([-1], np.int64), "flat": np.zeros((1, 1), np.int64)}
+
+
+def view(**changes: object) -> dict:
+    return {"t": "view", "tensor": "w", "offset": 0, "shape": [2, 2], "strides": [4, 1]} | changes
+
+
+def gather(*indices: str | None, tensor: str = "w") -> dict:
+    return {"t": "gather", "tensor": tensor, "indices": list(indices)}
+
+
+@pytest.mark.parametrize("part,rule", [
+    (view(tensor="x"), "part-tensor"), (view(tensor="p"), "part-tensor"),
+    (gather(None, None, tensor="p"), "part-tensor"),
+    (view(offset=-1), "part-bounds"), (view(strides=[-4, 1]), "part-bounds"), (view(shape=[2, -2]), "part-bounds"),
+    (view(offset=7), "part-bounds"), (view(strides=[11, 1]), "part-bounds"), (view(shape=[4, 4]), "part-bounds"),
+    (view(offset=1 << 62), "part-bounds"), (view(strides=[1 << 62, 1 << 62]), "part-bounds"),
+    (view(offset=13, shape=[0]), "part-rank"), (view(offset=13, shape=[0, 2]), "part-bounds"),
+    (view(shape=[2]), "part-rank"), (view(shape=[1] * 99, strides=[0] * 99), "part-rank"),
+    (view(shape=[1 << 40, 1 << 40], strides=[0, 0]), "part-elements"), (view(shape=[13], strides=[0]), "part-elements"),
+    (gather("i"), "part-rank"), (gather(None, None, None), "part-rank"), (gather("far", None), "part-index"),
+    (gather("below", None), "part-index"), (gather("flat", None), "part-index"), (gather("w", None), "part-index"),
+    (gather("none", None), "part-index"), (gather("p", None), "part-index"), (gather("far", "far"), "part-index"),
+    ({"t": "eval", "tensor": "w"}, "json-schema"), (view(more=1), "json-schema"), (view(offset=0.5), "json-schema"),
+])
+def test_parts_of_weights(tmp_path, part, rule):
+    path = write_bundle(tmp_path / "b", on_sign(), ON_SIGN_WEIGHTS | {n: a for n, a in STORED.items() if n != "w"})
+    (path / "weights.safetensors").write_bytes(encode_tensors(STORED))
+    edit(path, "program.json", lambda plain: plain["regions"][2]["weights"][0].update(tensor="p"))
+    (path / "weights.json").write_text(json.dumps({"parts": {"p": part}}))
+    seal(path)
+    refused(path, "weights.json", rule)
+
+
+def test_a_part_with_the_name_of_a_stored_tensor(tmp_path):
+    path = write_bundle(tmp_path / "b", on_sign(), {"w": np.arange(4, dtype=np.float32)},
+                        parts={"w": s.View(tensor="w", offset=0, shape=(1,), strides=(1,))})
+    refused(path, "weights.json", "part-name")
+
+
+@pytest.mark.parametrize("limits,rule", [(er.Limits(parts=0), "part-count"), (er.Limits(part_bytes=7), "part-bytes")])
+def test_limits_on_parts(tmp_path, limits, rule):
+    path = write_bundle(tmp_path / "b", on_sign(), {"v": np.arange(4, dtype=np.float32)},
+                        parts={"w": s.View(tensor="v", offset=0, shape=(2,), strides=(2,))})
+    refused(path, "weights.json", rule, limits=limits)
+
+
+@pytest.mark.parametrize("name,change", [
+    ("sharing.json", lambda p: p.update(stored="much")), ("sharing.json", lambda p: p.update(more=1)),
+    ("weights.json", lambda p: p.update(more=1)),
+])
+def test_what_is_told_of_weights_is_checked_too(bundle, name, change):
+    edit(bundle, name, change)
+    refused(bundle, name, "json-schema")
 
 
 # ------------------------------------------------------------------------------------------------------- tensors
