@@ -1,7 +1,8 @@
 """The TVM backend: all regions in one shared library, with one entry symbol per region.
 
 In: regions. Out: compiled regions for the engine "tvm", which share the payload {"library": bytes of the .so} and
-differ in the options "symbol" (the entry) and "copy" (outputs that are views of other values).
+differ in the options "symbol" (the entry), "copy" (outputs that are views of other values) and "rows" (weights that
+may lie in wider matrices, so that the subnets of a family read one).
 Never: tunes by measuring, embeds a weight of `EMBED_BYTES` or more in the library, or needs TVM to be imported
 before a TVM backend is asked for.
 
@@ -106,16 +107,19 @@ class _Imported:
 
 @dataclass(frozen=True)
 class _Built:
-    """`library`: the shared object. By region: `ops`, kernels called; `shared`, outputs to copy (see `_shared`)."""
+    """`library`: the shared object. By region: `ops`, kernels called; `shared`, outputs to copy (see `_shared`);
+    `apart`, parameters that are matrices whose rows may lie apart."""
 
     library: bytes
     ops: dict[str, int]
     shared: dict[str, tuple[int, ...]]
+    apart: dict[str, tuple[int, ...]]
 
 
 def _compiled(region: _Imported, built: _Built) -> CompiledRegion:
     source = region.source
     shared = ",".join(map(str, built.shared[source.name]))
+    rows = ",".join(str(index - len(source.inputs)) for index in built.apart[source.name])
     return CompiledRegion(
         name=source.name,
         engine=TvmBackend.engine,
@@ -123,7 +127,7 @@ def _compiled(region: _Imported, built: _Built) -> CompiledRegion:
         inputs=tuple(schema.Port(name=f"x{i}", type=kind) for i, kind in enumerate(source.inputs)),
         outputs=tuple(schema.Port(name=f"y{i}", type=kind) for i, kind in enumerate(source.outputs)),
         weights={f"w{i}": key for i, key in enumerate(region.weights)},
-        options={"symbol": source.name, "copy": shared},
+        options={"symbol": source.name, "copy": shared, "rows": rows},
         ops=built.ops[source.name],
     )
 
@@ -271,9 +275,10 @@ def _build(imported: Sequence[_Imported], target: dict[str, object] | None) -> _
             module = tvm_schedule.to_kernels(chosen)(_merge(imported))
             ops = {name: _calls(module[name]) for name in names}
             shared = {name: _shared(module[name]) for name in names}
+            apart = {name: tvm_schedule.rows_apart(module[name]) for name in names}
             module = tvm_schedule.to_runtime(chosen)(module)
         executable = relax.build(module, chosen, relax_pipeline=None, exec_mode="compiled")
-        return _Built(_link(executable), ops, shared)
+        return _Built(_link(executable), ops, shared, apart)
     except Exception as error:
         raise _whose(imported, target, error) from error
 
@@ -325,9 +330,12 @@ def host_target() -> dict[str, object]:
 def _merge(imported: Sequence[_Imported]):
     import tvm
 
+    from elastic_compile.backends import tvm_schedule
+
     return tvm.IRModule({
         tvm.ir.GlobalVar(region.source.name):
             region.module["main"].with_attr("global_symbol", region.source.name)
+            .with_attr(tvm_schedule.INPUTS, len(region.source.inputs))
         for region in imported
     })
 

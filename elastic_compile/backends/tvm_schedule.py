@@ -24,6 +24,9 @@ from tvm.relax.expr_functor import PyExprMutator, mutator
 #: Multiply-adds or elements from which a kernel is worth the cost of waking a second thread.
 _PARALLEL_FROM = 1_000_000
 
+#: An attribute of a relax function: how many of its parameters are inputs; the others are weights.
+INPUTS = "inputs"
+
 #: Vector registers that one tile of accumulators may take.
 _ACCUMULATORS = 24
 
@@ -40,6 +43,13 @@ def to_kernels(target: tvm.target.Target) -> tvm.transform.Pass:
     ])
 
 
+def rows_apart(function: relax.Function) -> tuple[int, ...]:
+    """After `to_kernels`: the parameters that are matrices whose rows may lie apart; a wider matrix is to be given."""
+    first = int(function.attrs[INPUTS])
+    return tuple(number for number, parameter in enumerate(function.params)
+                 if number >= first and not all(isinstance(size, tirx.IntImm) for size in parameter.ty.shape))
+
+
 def to_runtime(target: tvm.target.Target) -> tvm.transform.Pass:
     """Allocations planned to share memory, and calls of TVM's runtime in place of relax."""
     return tvm.transform.Sequential(cpu.finalize_passes(target))
@@ -52,6 +62,19 @@ class _ForVectors(PyExprMutator):
     The rational approximations are topi's (from Eigen), within 1e-6 of the library's functions for every finite
     argument. exp itself stays: its fast form does not overflow to infinity.
     """
+
+    def rows_apart(self, function: relax.Function) -> relax.Function:
+        """`function` rewritten. A weight that is only read as the transposed operand of products may lie in a wider
+        matrix: its second dimension is a variable, the distance of its rows; the product reads what it needs of each.
+        """
+        apart = {}
+        for parameter in _transposed_weights(function):
+            apart[parameter] = relax.Var(parameter.name, relax.TensorType(
+                [parameter.ty.shape[0], tirx.Var("distance", "int64")], parameter.ty.dtype))
+            self.set_var_remap(parameter, apart[parameter])
+        made = self.visit_expr(function)
+        return relax.Function([apart.get(parameter, parameter) for parameter in function.params], made.body,
+                              made.ret_ty, made.is_pure, made.attrs)
 
     def visit_call_(self, call: relax.Call) -> relax.Expr:
         name = getattr(call.op, "name", "")
@@ -74,8 +97,38 @@ class _ForVectors(PyExprMutator):
         return made.args[0] if len(made.ty.shape) == 2 and made.ty.dtype == "float32" else None
 
 
+def _transposed_weights(function: relax.Function) -> list[relax.Var]:
+    """Weights that nothing reads but products, as their transposed second operand."""
+    readers: dict[relax.Var, list[relax.Var | None]] = {}
+    values = {binding.var: binding.value for block in function.body.blocks for binding in block.bindings}
+
+    def read(value: relax.Expr, by: relax.Var | None) -> None:
+        relax.analysis.post_order_visit(
+            value, lambda part: readers.setdefault(part, []).append(by) if isinstance(part, relax.Var) else None)
+
+    for made, value in values.items():
+        read(value, made)
+    read(function.body.body, None)
+
+    def multiplies(made: relax.Var, by: relax.Var | None) -> bool:
+        value = values.get(by)
+        return (isinstance(value, relax.Call) and getattr(value.op, "name", "") == "relax.matmul"
+                and value.args[1].same_as(made) and not value.args[0].same_as(made))
+
+    def transposes(by: relax.Var | None) -> bool:
+        value = values.get(by)
+        return (isinstance(value, relax.Call) and getattr(value.op, "name", "") == "relax.permute_dims"
+                and all(multiplies(by, reader) for reader in readers.get(by, [None])))
+
+    return [parameter for parameter in function.params[int(function.attrs[INPUTS]):]
+            if isinstance(parameter.ty, relax.TensorType) and parameter.ty.dtype == "float32"
+            and parameter.ty.shape is not None and len(parameter.ty.shape) == 2
+            and all(isinstance(size, tirx.IntImm) for size in parameter.ty.shape)
+            and all(map(transposes, readers.get(parameter, [None])))]
+
+
 def _times_transposed(left: te.Tensor, weight: te.Tensor) -> te.Tensor:
-    step = te.reduce_axis((0, weight.shape[1]), "k")
+    step = te.reduce_axis((0, left.shape[-1]), "k")
     return te.compute(
         (*left.shape[:-1], weight.shape[0]),
         lambda *at: te.sum(left(*at[:-1], step) * weight(at[-1], step), axis=step), name="matmul_transposed")
@@ -102,7 +155,7 @@ def _write_for_vectors(module: tvm.IRModule, context: tvm.transform.PassContext)
     rewriter = _ForVectors(module)
     for name, function in module.functions_items():
         if isinstance(function, relax.Function):
-            rewriter.builder_.update_func(name, rewriter.visit_expr(function))
+            rewriter.builder_.update_func(name, rewriter.rows_apart(function))
     return rewriter.builder_.get()
 
 

@@ -235,10 +235,12 @@ def linear(tvm):
 @pytest.mark.parametrize(("rule", "fields", "files", "names"), [
     ("tvm-load", {}, {"library": b"\x7fELF" + b"\0" * 64}, None),
     ("tvm-load", {}, {"library": b""}, None),
-    ("tvm-symbol", {"options": {"symbol": "nowhere", "copy": ""}}, None, None),
+    ("tvm-symbol", {"options": {"symbol": "nowhere", "copy": "", "rows": ""}}, None, None),
     ("tvm-region", {"options": {"symbol": "region"}}, None, None),
-    ("tvm-region", {"options": {"symbol": "region", "copy": "1"}}, None, None),
-    ("tvm-region", {"options": {"symbol": "region", "copy": "x"}}, None, None),
+    ("tvm-region", {"options": {"symbol": "region", "copy": "1", "rows": "0"}}, None, None),
+    ("tvm-region", {"options": {"symbol": "region", "copy": "x", "rows": "0"}}, None, None),
+    ("tvm-region", {"options": {"symbol": "region", "copy": "", "rows": "1"}}, None, None),
+    ("tvm-region", {"options": {"symbol": "region", "copy": "", "rows": "-1"}}, None, None),
     ("tvm-region", {}, {"library": b"", "more": b""}, None),
     ("tvm-region", {}, None, ["other"]),
 ])
@@ -250,6 +252,60 @@ def test_a_foreign_artifact_is_refused(linear, rule, fields, files, names) -> No
     with pytest.raises(BundleError) as caught:
         engines.factory("tvm")().load(plain, payload, weights, engines.EngineOptions())
     assert caught.value.rule == rule
+
+
+# ---------------------------------------------------------------------- weights that lie in wider matrices
+class Narrow(nn.Module):
+    """The first `width` hidden units and `size` features of a wider network's two layers."""
+
+    def __init__(self, first: torch.Tensor, second: torch.Tensor, width: int, size: int) -> None:
+        super().__init__()
+        self.first, self.second = nn.Parameter(first[:width, :size]), nn.Parameter(second[:size, :width])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + torch.nn.functional.linear(torch.relu(torch.nn.functional.linear(x, self.first)), self.second)
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+@pytest.mark.parametrize("cut", [slice(None), slice(3, None)], ids=["aligned", "unaligned"])
+def test_subnets_of_other_widths_read_the_supernets_own_memory(tvm, rows, cut, monkeypatch) -> None:
+    from elastic_runtime.engines import tvm as engine
+
+    whole = engine._aligned(np.random.default_rng(0).standard_normal((2, 96, 96)).astype(np.float32) * 0.1)
+    whole.flags.writeable = False
+    first, second = (torch.from_numpy(matrix) for matrix in whole[:, :, cut])
+    given = []
+    original = engine.tvm_ffi.from_dlpack
+    monkeypatch.setattr(engine.tvm_ffi, "from_dlpack", lambda array: given.append(array) or original(array))
+    for width, size in ((64, 48), (80, 93), (40, 41)):
+        made = source(Narrow(first, second, width, size), [torch.randn(rows, size)])
+        region = tvm.compile([made])[0]
+        assert region.options["rows"] == "0,1"
+        tensors = {**made.exported.constants, **made.exported.state_dict}
+        weights = {name: tensors[key].detach().numpy() for name, key in region.weights.items()}
+        given.clear()
+        kernel = engines.factory("tvm")().load(
+            described(region), {role: memoryview(data) for role, data in region.payload.items()}, weights,
+            engines.EngineOptions())
+        lies = [np.shares_memory(whole, array) for array in given]
+        assert lies == [cut == slice(None)] * 2
+        assert differences(kernel, Narrow(first, second, width, size), [torch.randn(rows, size)]) == []
+
+
+def test_a_matrix_that_is_read_otherwise_too_is_taken_as_it_is(tvm) -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(64, 64))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.linear(x, self.weight) + self.weight.sum(0)
+
+    made = source(Tied(), [torch.randn(3, 64)])
+    region = tvm.compile([made])[0]
+    assert region.options["rows"] == ""
+    assert differences(load(region, made.exported), Tied.forward.__get__(
+        made.exported.module()), [torch.randn(3, 64)]) == []
 
 
 def test_the_library_leaves_no_file_behind(linear, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,9 +45,9 @@ class TvmEngine:
              options: EngineOptions) -> Kernel:
         """A kernel; kernels of one library wait for each other. Raises `BundleError`."""
         file = region.files.get("library", region.name)
-        if set(files) != {"library"} or set(region.options) != {"symbol", "copy"}:
+        if set(files) != {"library"} or set(region.options) != {"symbol", "copy", "rows"}:
             raise BundleError(file, "tvm-region", f"roles {sorted(files)}, options {sorted(region.options)}",
-                              "the role 'library' and the options 'symbol' and 'copy'")
+                              "the role 'library' and the options 'symbol', 'copy' and 'rows'")
         if set(weights) != {f"w{index}" for index in range(len(weights))}:
             raise BundleError(file, "tvm-region", f"weights {sorted(weights)}", "w0, w1, ...")
         # The pool of threads is the process's: the engine that is loaded last decides.
@@ -57,8 +57,13 @@ class TvmEngine:
             entry = machine[region.options["symbol"]]
         except Exception as error:
             raise BundleError(file, "tvm-symbol", region.options["symbol"], "an entry of the library") from error
+        copied = _numbers(file, region, "copy", len(region.outputs))
+        rows = _numbers(file, region, "rows", len(weights))
         arrays = [weights[f"w{index}"] for index in range(len(weights))]
-        return _kernel(region, entry, lock, _copied(file, region), [_weight(array) for array in arrays])
+        if any(arrays[index].ndim != 2 for index in rows):
+            raise BundleError(file, "tvm-region", f"rows {region.options['rows']}", "numbers of matrices")
+        tensors = [_weight(_enclosing(array) if index in rows else array) for index, array in enumerate(arrays)]
+        return _kernel(region, entry, lock, copied, tensors)
 
     def _machine(self, file: str, library: memoryview) -> tuple[object, threading.Lock]:
         key = hashlib.sha256(library).hexdigest()
@@ -94,15 +99,26 @@ def _load_privately(library: memoryview) -> tvm_ffi.Module:
         return tvm_ffi.load_module(path)
 
 
-def _copied(file: str, region: Region) -> tuple[int, ...]:
-    text = region.options["copy"]
+def _numbers(file: str, region: Region, option: str, count: int) -> tuple[int, ...]:
+    text = region.options[option]
     try:
         chosen = tuple(int(item) for item in text.split(",")) if text else ()
     except ValueError:
         chosen = (-1,)
-    if any(not 0 <= index < len(region.outputs) for index in chosen):
-        raise BundleError(file, "tvm-region", f"copy {text!r}", f"numbers of {len(region.outputs)} outputs")
+    if any(not 0 <= index < count for index in chosen):
+        raise BundleError(file, "tvm-region", f"{option} {text!r}", f"numbers below {count}")
     return chosen
+
+
+def _enclosing(matrix: np.ndarray) -> np.ndarray:
+    """The matrix of whole rows in which `matrix` is the first columns, where it can be given as it lies. The kernel
+    reads no other columns, so that it does not matter that the last row may end before."""
+    rows, size = len(matrix), matrix.itemsize
+    distance, rest = divmod(matrix.strides[0], size) if rows > 1 else (matrix.shape[1], 0)
+    along = matrix.shape[1] < 2 or matrix.strides[1] == size
+    if rest or distance < matrix.shape[1] or not along or matrix.ctypes.data % ALIGNMENT or not matrix.dtype.isnative:
+        return matrix
+    return np.lib.stride_tricks.as_strided(matrix, (rows, distance), (distance * size, size), writeable=False)
 
 
 def _aligned(array: np.ndarray) -> np.ndarray:
