@@ -81,7 +81,7 @@ def verify_compiled(result: CompiledProgram, native: bool) -> CompiledProgram:
     with tempfile.TemporaryDirectory(prefix="elastic-verify-") as directory:
         path = Path(directory) / "verify.elastic"
         result.save(path)
-        model = er.load(path, allow_native=native, host_ops=result.host_ops)
+        model = er.load(path, allow_native=native, host_ops=result.host_ops, cache=False)
         model.seed(0)
         calls = []
         mode = 0

@@ -216,7 +216,7 @@ def _verify(family: CompiledFamily, native: bool) -> None:
         path = Path(directory) / "family.elastic"
         family.save(path)
         try:
-            er.load(path, allow_native=native, self_test=True, host_ops=hosts)
+            er.load(path, allow_native=native, self_test=True, host_ops=hosts, cache=False)
         except er.SelfTestFailed as error:
             raise VerificationError(
                 "a subnet computes something else in the bundle of all than alone", reason=str(error),

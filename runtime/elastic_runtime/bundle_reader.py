@@ -59,13 +59,16 @@ class Contents:
 class BundleReader:
     """A bundle's open directory, for the time of loading; use it as a context manager.
 
-    `manifest` and then `programs`, by subnet, are there once entered; `contents` reads the rest. A program can thus
+    `manifest`, its SHA-256 `digest`, and then `programs`, by subnet, are there once entered; `contents` reads the rest
+    and leaves in `mapped` what it mapped. A program can thus
     be refused (native code, a missing engine or host function) before a file of its regions is opened.
     """
 
     def __init__(self, path: str | os.PathLike[str], limits: Limits) -> None:
         self.path, self.limits = os.fspath(path), limits
         self.directory = -1
+        self.digest = ""
+        self.mapped: list[mmap.mmap] = []
 
     def __enter__(self) -> BundleReader:
         try:
@@ -128,7 +131,8 @@ class BundleReader:
                 raise BundleError(name, "truncated" if size < entry.size else "file-size", f"{size} bytes",
                                   f"{entry.size}, as listed")
             if mapped and size:
-                data = memoryview(mmap.mmap(descriptor, size, access=mmap.ACCESS_READ))
+                self.mapped.append(mmap.mmap(descriptor, size, access=mmap.ACCESS_READ))
+                data = memoryview(self.mapped[-1])
             else:
                 data = memoryview(_read(descriptor, size, name))
         finally:
@@ -146,6 +150,7 @@ class BundleReader:
             raw = _read(descriptor, size, MANIFEST)
         finally:
             os.close(descriptor)
+        self.digest = hashlib.sha256(raw).hexdigest()
         header = decode_json(raw, _Header, MANIFEST, self.limits)
         if header.format != schema.FORMAT:
             raise BundleError(MANIFEST, "format", header.format, schema.FORMAT)

@@ -7,10 +7,13 @@ state changes when a call ends, or not at all, and a call runs to its end on the
 """
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +22,7 @@ from elastic_runtime import engines, reference
 from elastic_runtime.binding import Registers, signature_text
 from elastic_runtime.bundle_reader import BundleReader, Contents
 from elastic_runtime.check import describe
-from elastic_runtime.engines import EngineOptions, Kernel
+from elastic_runtime.engines import EngineOptions, Kernel, Part
 from elastic_runtime.errors import (
     BundleError,
     ElasticRuntimeError,
@@ -32,6 +35,7 @@ from elastic_runtime.errors import (
 from elastic_runtime.limits import DEFAULT_LIMITS, Limits
 from elastic_runtime.plan import Exit, Plan, Random, choose
 from elastic_runtime.prepared import Loaded, Prepared, Statistics
+from elastic_runtime.private_cache import default_root
 from elastic_runtime.schema import Jump, Program, Provenance, Region, RegionStep, Return, ScalarType
 
 
@@ -309,13 +313,15 @@ class Model:
 
 def load(path: str | os.PathLike[str], *, threads: int = 1, allow_native: bool = False, self_test: bool = False,
          host_ops: Mapping[str, Callable] | None = None, seed: int | None = None, limits: Limits = DEFAULT_LIMITS,
-         profile: bool = False) -> Model:
+         profile: bool = False, cache: str | os.PathLike[str] | bool = True) -> Model:
     """Load the bundle at `path`; nothing in it is trusted.
 
     threads: intra-op threads of each engine. allow_native: run machine code that the bundle brings.
     self_test: replay the reference calls before giving the model out. host_ops: functions by name, for programs
     that call the application; a function gets its inputs in order and returns its output (a tuple if several).
     seed: of the random generator. limits: bounds on the bundle and on calls. profile: time each region.
+    cache: where an engine may keep the weights of a family as it computes with them, so that loading again is quick
+    and processes share them: a directory, True for the user's (`private_cache.default_root`), False for none.
 
     Raises `BundleError` (with `VersionError` for another schema version), `NativeCodeRefused`, `EngineMissing`,
     `HostOpMissing` and `SelfTestFailed`, all of them `ElasticRuntimeError`.
@@ -334,7 +340,9 @@ def load(path: str | os.PathLike[str], *, threads: int = 1, allow_native: bool =
         if missing:
             raise HostOpMissing(tuple(missing))
         contents = reader.contents()
-    kernels = _Kernels(contents, made_by, EngineOptions(threads))
+    place = (default_root() if cache else None) if isinstance(cache, bool) else Path(cache)
+    kernels = _Kernels(contents, made_by, EngineOptions(threads, reader.digest, place))
+    kernels.prepare(region for program in reader.programs.values() for region in program.regions)
     subnets = []
     for about in reader.manifest.subnets:
         program = reader.programs[about.name]
@@ -345,9 +353,21 @@ def load(path: str | os.PathLike[str], *, threads: int = 1, allow_native: bool =
                               *contents.references[about.name]))
     model = Model(subnets, dict(host_ops or {}), contents.provenance, limits, seed=seed, profile=profile,
                   weight_bytes=sum(array.nbytes for array in contents.weights.stored.values()))
+    del contents, kernels
+    _give_back(reader.mapped)
     if self_test:
         model.self_test()
     return model
+
+
+def _give_back(mapped: Sequence[mmap.mmap]) -> None:
+    """Memory that loading needed and running may not: pages of mapped files, which come back when they are read, and
+    what the heap keeps of freed buffers."""
+    for one in mapped:
+        one.madvise(mmap.MADV_DONTNEED)
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
+    if trim is not None:
+        trim(0)
 
 
 class _Kernels:
@@ -358,25 +378,41 @@ class _Kernels:
         self.engines = {name: factory() for name, factory in made_by.items()}
         self.made: dict[Any, Kernel] = {}
 
+    def prepare(self, regions: Iterable[Region]) -> None:
+        """Let the engines see all regions that `of` will be asked for."""
+        parts: dict[str, dict[Any, Part]] = {name: {} for name, engine in self.engines.items()
+                                             if hasattr(engine, "prepare")}
+        for region in regions:
+            if region.engine in parts:
+                parts[region.engine].setdefault(_key(region), self._part(region))
+        for name, found in parts.items():
+            self.engines[name].prepare(list(found.values()), self.options)
+
     def of(self, region: Region) -> Kernel:
-        key = (region.engine, tuple(sorted(region.files.items())), region.inputs, region.outputs, region.weights,
-               tuple(sorted(region.options.items())))
+        key = _key(region)
         if key not in self.made:
-            self.made[key] = self._load(region)
+            part = self._part(region)
+            try:
+                self.made[key] = self.engines[region.engine].load(region, part.files, part.weights, self.options)
+            except ElasticRuntimeError:
+                raise
+            except Exception as error:
+                raise BundleError(
+                    next(iter(region.files.values()), region.name), "region", f"{type(error).__name__}: {error}",
+                    f"an artifact that {region.engine} loads") from error
         return self.made[key]
 
-    def _load(self, region: Region) -> Kernel:
-        contents, engine = self.contents, self.engines[region.engine]
-        files = {role: contents.files[name] for role, name in region.files.items()}
-        get = contents.weights.__getitem__ if getattr(engine, "strided", False) else contents.weights.contiguous
-        weights = {use.name: get(use.tensor) for use in region.weights}
-        try:
-            return engine.load(region, files, weights, self.options)
-        except ElasticRuntimeError:
-            raise
-        except Exception as error:
-            raise BundleError(next(iter(region.files.values()), region.name), "region",
-                              f"{type(error).__name__}: {error}", f"an artifact that {region.engine} loads") from error
+    def _part(self, region: Region) -> Part:
+        contents = self.contents
+        strided = getattr(self.engines[region.engine], "strided", False)
+        get = contents.weights.__getitem__ if strided else contents.weights.contiguous
+        return Part(region, {role: contents.files[name] for role, name in region.files.items()},
+                    {use.name: get(use.tensor) for use in region.weights})
+
+
+def _key(region: Region) -> object:
+    return (region.engine, tuple(sorted(region.files.items())), region.inputs, region.outputs, region.weights,
+            tuple(sorted(region.options.items())))
 
 
 def _owner(value: Any) -> Any:

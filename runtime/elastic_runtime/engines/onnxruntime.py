@@ -38,9 +38,11 @@ _ONNX_NAMES = {"float16": "float16", "float32": "float", "float64": "double"}
 class OnnxRuntimeEngine:
     name = "onnxruntime"
     native = False
+    strided = True
 
     def __init__(self) -> None:
         self._sessions: dict[str, ort.InferenceSession] = {}
+        self._contiguous: dict[tuple, tuple[np.ndarray, np.ndarray]] = {}
 
     def prepare(self, parts: Sequence[Part], options: EngineOptions) -> None:
         """Make one packed copy of the weights for all of `parts` where some of them share weights. Raises
@@ -72,13 +74,23 @@ class OnnxRuntimeEngine:
         file = _scanned(region, files, weights)
         session = self._sessions.get(_key(region, files)) if self._sessions else None
         if session is None:
-            weights = {name: np.ascontiguousarray(array) for name, array in weights.items()}
+            weights = {name: self._in_c_order(array) for name, array in weights.items()}
             session = _session(region, files, weights, options)
         else:
             weights = {}
         _check_ports(file, "inputs", session.get_inputs(), region.inputs)
         _check_ports(file, "outputs", session.get_outputs(), region.outputs)
         return _kernel(region, session, weights)
+
+    def _in_c_order(self, array: np.ndarray) -> np.ndarray:
+        """The array itself where it can be, else one copy for all that ask for the same."""
+        if array.flags.c_contiguous:
+            return array
+        key = array.ctypes.data, array.dtype.str, array.shape, array.strides
+        if key not in self._contiguous:
+            # Keeping the array keeps its address from being another one's.
+            self._contiguous[key] = np.ascontiguousarray(array), array
+        return self._contiguous[key][0]
 
 
 def _scanned(region: Region, files: Mapping[str, memoryview], weights: Mapping[str, np.ndarray]) -> str:
@@ -114,11 +126,12 @@ def _key(region: Region, files: Mapping[str, memoryview]) -> str:
 
 
 def _shared_bytes(sources: Iterable[onnx_packed.Source]) -> int:
-    """Bytes that would be there again without sharing: of each weight that n sources read, n - 1 times its own."""
+    """Bytes that would be there again without a packed copy: of each weight that n sources read, n - 1 times its own;
+    and of one that does not lie in C order, as many more."""
     readers: Counter[tuple] = Counter()
     for source in sources:
         for array in source.weights.values():
-            readers[array.ctypes.data, array.nbytes] += 1
+            readers[array.ctypes.data, array.nbytes] += 1 if array.flags.c_contiguous else 2
     return sum(size * (times - 1) for (_, size), times in readers.items())
 
 

@@ -36,10 +36,12 @@ _CPU, _POOLED = 1, 2
 class TvmEngine:
     name = "tvm"
     native = True
+    strided = True
 
     def __init__(self) -> None:
         _runtime_libraries()
         self._libraries: dict[str, tuple[object, threading.Lock]] = {}
+        self._weights: dict[tuple, tuple[tvm_ffi.Tensor, np.ndarray]] = {}
 
     def load(self, region: Region, files: Mapping[str, memoryview], weights: Mapping[str, np.ndarray],
              options: EngineOptions) -> Kernel:
@@ -62,8 +64,16 @@ class TvmEngine:
         arrays = [weights[f"w{index}"] for index in range(len(weights))]
         if any(arrays[index].ndim != 2 for index in rows):
             raise BundleError(file, "tvm-region", f"rows {region.options['rows']}", "numbers of matrices")
-        tensors = [_weight(_enclosing(array) if index in rows else array) for index, array in enumerate(arrays)]
+        tensors = [self._weight(_enclosing(array) if index in rows else array) for index, array in enumerate(arrays)]
         return _kernel(region, entry, lock, copied, tensors)
+
+    def _weight(self, array: np.ndarray) -> tvm_ffi.Tensor:
+        """One tensor, and at most one copy, for all regions that read the same."""
+        key = array.ctypes.data, array.dtype.str, array.shape, array.strides
+        if key not in self._weights:
+            # Keeping the array keeps its address from being another one's.
+            self._weights[key] = _weight(array), array
+        return self._weights[key][0]
 
     def _machine(self, file: str, library: memoryview) -> tuple[object, threading.Lock]:
         key = hashlib.sha256(library).hexdigest()
