@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 import torch
 
-from elastic_compile import backends, bundle, dump, onnx_file
+from elastic_compile import backends, bundle, dump, onnx_file, tuning
 from elastic_compile.bundle.provenance import collect
 from elastic_compile.capture.build import build
 from elastic_compile.capture.explore import EntryInput, explore
@@ -29,12 +29,12 @@ from elastic_compile.errors import BackendError, ExampleError, TrainingModeError
 from elastic_compile.inspect import render_text
 from elastic_compile.passes import STANDARD, run
 from elastic_compile.passes.simplify import rename, rename_tree
-from elastic_compile.program.export import export
 from elastic_compile.program.ir import Program
 from elastic_compile.verify import reference_calls, verify_compiled
-from elastic_runtime import schema
+from elastic_runtime import Statistics, schema
 
 Progress = Callable[[str, int, "int | None"], None]
+SPLIT, AUTO = "split", "auto"
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,8 @@ class CompiledProgram:
 
     def inspect(self) -> str:
         """The host program as a person reads it: blocks, regions, branches, source lines."""
-        return render_text(self.program, weight_bytes=sum(array.nbytes for array in self.weights.values()))
+        return render_text(self.program, weight_bytes=sum(array.nbytes for array in self.weights.values()),
+                           formation=self.provenance.formation)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the bundle at `path` (a directory), atomically; an existing bundle there is replaced."""
@@ -82,6 +83,8 @@ def compile(
     example_inputs: Sequence[Any],
     *,
     backend: str | backends.Backend = "onnxruntime",
+    formation: str = SPLIT,
+    recorded: Statistics | None = None,
     name: str | None = None,
     dump_dir: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
@@ -93,11 +96,19 @@ def compile(
     are run-time scalars; everything else is fixed, and a later call with another value is refused by the runtime.
     `backend`: the name of one, or one that is at hand.
 
+    `formation`: "split" makes each stretch between two decisions a region. "auto" measures the regions on this machine
+    and if-converts, tail-duplicates or speculates branches where that lowers the latency of the example calls; the
+    result is timed against the split program and only kept when faster. `recorded`: what `Model.statistics()` says of
+    a run of the split program, for how often branches go which way, in place of the example calls.
+
     Raises `ExampleError`, `TrainingModeError`, `Refusal` (a construct that is not accepted, with its position),
     `BackendUnavailable`, `BackendError`, `VerificationError`.
     """
     report = progress or (lambda stage, done, total: None)
     engine = backends.get(backend) if isinstance(backend, str) else backend
+    if formation not in (SPLIT, AUTO):
+        raise ExampleError(f"formation is {formation!r}", reason="there are two ways of forming regions",
+                           hint='write formation="split" or formation="auto"')
     module, function = _target(module_or_bound_method)
     title = name or type(module).__name__ if module is not None else name or function.__name__
     calls = normalise(example_inputs)
@@ -116,31 +127,33 @@ def compile(
         stages.rewritten(hooks)
         stages.program("captured", program)
         program = run(program, STANDARD, stages.program)
-        sources = [
-            backends.RegionSource(
-                name=f"region_{i}", exported=export(program, graph, f"region_{i}"),
-                inputs=tuple(program.values[v] for v in graph.inputs),
-                outputs=tuple(program.values[v] for v in graph.outputs),
-            )
-            for i, graph in enumerate(program.graphs)
-        ]
-        try:
-            compiled = engine.compile(sources, lambda done, total, region: report("compile", done, total))
-        except BackendError as error:
-            raise located(error, program) from error.__cause__
-        stages.regions(program, compiled)
-        made = assemble(program, compiled)
         with exploration.preserved():
             reference, tensors = reference_calls(function, entry_shapes)
-        result = CompiledProgram(
-            program=made.program, backend=engine.name, files=made.files, weights=made.weights, reference=reference,
-            reference_tensors=tensors, source=program,
-            provenance=collect(
-                [template.source for template in hooks.templates], {"backend": engine.name}),
-            host_ops={name: one.function for name, one in exploration.tracer.host_functions.items()},
-        )
-        report("verify", 0, None)
-        return verify_compiled(result, native=engine.native)
+
+        def finish(program: Program) -> CompiledProgram:
+            """Compile the regions, bind them, and compare with eager PyTorch."""
+            try:
+                compiled = engine.compile(
+                    tuning.sources(program), lambda done, total, region: report("compile", done, total))
+            except BackendError as error:
+                raise located(error, program) from error.__cause__
+            stages.regions(program, compiled)
+            made = assemble(program, compiled)
+            report("verify", 0, None)
+            return verify_compiled(CompiledProgram(
+                program=made.program, backend=engine.name, files=made.files, weights=made.weights,
+                reference=reference, reference_tensors=dict(tensors), source=program,
+                provenance=collect(
+                    [template.source for template in hooks.templates],
+                    {"backend": engine.name, "formation": formation}),
+                host_ops={name: one.function for name, one in exploration.tracer.host_functions.items()},
+            ), native=engine.native)
+
+        result = finish(program)
+        if formation == SPLIT:
+            return result
+        report("form regions", 0, None)
+        return tuning.fastest(result, finish, engine, recorded)
 
 
 def located(error: BackendError, program: Program) -> BackendError:

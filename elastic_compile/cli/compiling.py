@@ -23,6 +23,8 @@ def compile_target(
     output: Annotated[Path, typer.Option("-o", "--output", metavar="BUNDLE", help="Where the bundle goes.")],
     backend: Annotated[str, typer.Option(help="What compiles the regions: onnxruntime, tvm, or one installed.")]
     = "onnxruntime",
+    formation: Annotated[str, typer.Option(help="How regions are formed: split (between decisions), or auto (by what "
+                                           "they cost on this machine).")] = "split",
     name: Annotated[str | None, typer.Option(help="The program's name. [default: the module's class]")] = None,
     onnx: Annotated[Path | None, typer.Option(
         "--onnx", metavar="FILE", help="Also write the program as one ONNX model with If and Loop.")] = None,
@@ -37,7 +39,7 @@ def compile_target(
         report("import torch", 0, None)
         from elastic_compile.api import compile as compile_module
         program = compile_module(
-            module, examples, backend=backend, name=name, dump_dir=dump_dir, progress=report)
+            module, examples, backend=backend, formation=formation, name=name, dump_dir=dump_dir, progress=report)
         report("save", 0, None)
         program.save(output)
         one_file = None if onnx is None else program.save_onnx(onnx)

@@ -35,6 +35,7 @@ def inspect_bundle(
                                  param_hint="--graph")
     with BundleReader(bundle, Limits()) as reader:
         programs, manifest, sharing = reader.programs, reader.manifest, reader.sharing()
+        formation = reader.provenance().formation
     if subnet not in (None, *programs):
         raise typer.BadParameter(f"given {subnet!r}, expected one of {', '.join(programs)}", param_hint="--subnet")
     shown = [subnet] if subnet else list(programs)
@@ -50,7 +51,8 @@ def inspect_bundle(
         console.print(render_sharing(manifest.subnets, sharing), markup=False)
     for name in shown:
         console.print(f"subnet {name}\n" if len(programs) > 1 else "", end="", markup=False)
-        console.print(render_text(programs[name], statistics if name == shown[0] else None, weight_bytes=size),
+        console.print(render_text(programs[name], statistics if name == shown[0] else None, weight_bytes=size,
+                                  formation=formation),
                       end="" if name == shown[-1] else "\n", markup=False)
     if graph is not None:
         console.print(f"\ndrawing: {graph}", markup=False)

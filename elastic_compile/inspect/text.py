@@ -31,12 +31,13 @@ _MOST_SOURCE = 48
 
 
 def render_text(
-    program: schema.Program, statistics: Statistics | None = None, *, weight_bytes: int | None = None
+    program: schema.Program, statistics: Statistics | None = None, *, weight_bytes: int | None = None,
+    formation: schema.Formation | None = None,
 ) -> str:
     """`program` as text that a person can read.
 
     `statistics`: as `Model.statistics()` gives them, for visits per call and median times in ms.
-    `weight_bytes`: the size of the weight store.
+    `weight_bytes`: the size of the weight store. `formation`: what became of each branch.
     """
     sections = [summary(program, weight_bytes=weight_bytes), _entries(program)]
     if program.initial or len(program.modes) > 1 or any(mode.state for mode in program.modes):
@@ -45,6 +46,8 @@ def render_text(
         sections.append("\n".join(
             f"needs host function {op.name}({', '.join(map(type_text, op.inputs))})"
             f" -> {', '.join(map(type_text, op.outputs)) or 'None'}" for op in program.host_ops))
+    if formation is not None:
+        sections.append(formation_text(formation))
     sections.extend(_block(program, number, statistics) for number in range(len(program.blocks)))
     return "\n\n".join(sections) + "\n"
 
@@ -92,6 +95,14 @@ def summary(program: schema.Program, *, weight_bytes: int | None = None) -> str:
     if weight_bytes is not None:
         parts.append(f"weights {bytes_text(weight_bytes)}")
     return f"program {program.name}: {', '.join(parts)}"
+
+
+def formation_text(formation: schema.Formation) -> str:
+    """How regions were formed: the measurements in µs, then each branch with what was made of it and why."""
+    measured = ", ".join(f"{name} {value:.1f}" for name, value in formation.measured.items())
+    lines = [f"regions formed by measured cost (µs: {measured})"]
+    lines.extend(f"    {one.branch:<{_SOURCE_COLUMN - 4}}  {one.kind}: {one.reason}" for one in formation.decisions)
+    return "\n".join(lines)
 
 
 def bytes_text(size: int) -> str:

@@ -3,17 +3,20 @@
 In: a program. Out: an equivalent one. Never: changes the program it is given.
 """
 from elastic_compile.passes.append import AppendInPlace
+from elastic_compile.passes.formation import Costs, Form
 from elastic_compile.passes.hoist import HoistState
 from elastic_compile.passes.pipeline import Pass, run
 from elastic_compile.passes.simplify import Deduplicate, MergeChains, PruneParameters, ThreadJumps
 
-#: The passes that every compilation runs, in order.
-STANDARD: tuple[Pass, ...] = (
-    ThreadJumps(), MergeChains(), PruneParameters(), HoistState(), Deduplicate(), ThreadJumps(),
-    MergeChains(), PruneParameters(), AppendInPlace(),
+#: The passes that make a program small.
+SMALLER: tuple[Pass, ...] = (
+    ThreadJumps(), MergeChains(), PruneParameters(), Deduplicate(), ThreadJumps(), MergeChains(), PruneParameters(),
 )
 
+#: The passes that every compilation runs, in order.
+STANDARD: tuple[Pass, ...] = (*SMALLER[:3], HoistState(), *SMALLER[3:], AppendInPlace())
+
 __all__ = [
-    "STANDARD", "AppendInPlace", "Deduplicate", "HoistState", "MergeChains", "Pass", "PruneParameters", "ThreadJumps",
-    "run",
+    "SMALLER", "STANDARD", "AppendInPlace", "Costs", "Deduplicate", "Form", "HoistState", "MergeChains", "Pass",
+    "PruneParameters", "ThreadJumps", "run",
 ]

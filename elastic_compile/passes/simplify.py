@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ import networkx as nx
 import torch
 import torch.utils._pytree as pytree
 
+from elastic_compile.passes.effects import obstacle
 from elastic_compile.program.ir import (
     Graph,
     Op,
@@ -84,21 +86,51 @@ class MergeChains:
         graph = control_flow(program)
         blocks: list[schema.Block | None] = list(program.blocks)
         for b in range(len(blocks)):
-            while blocks[b] is not None and isinstance(blocks[b].terminator, schema.Jump):
-                jump = blocks[b].terminator
-                target = jump.block
-                if target == b or graph.in_degree(target) != 1 or blocks[target] is None:
-                    break
-                after = blocks[target]
-                names = dict(zip(after.params, jump.args))
-                blocks[b] = schema.Block(
-                    params=blocks[b].params,
-                    steps=(*blocks[b].steps, *(rename(step, names) for step in after.steps)),
-                    terminator=rename(after.terminator, names),
-                    label=blocks[b].label,
-                )
-                blocks[target] = None
+            _absorb(blocks, graph, b)
         return _fuse_regions(_compact(program, blocks))
+
+
+def absorb(program: Program, number: int) -> Program:
+    """The program whose block `number` has taken in the next block, where only it leads there; else the same program.
+    Other blocks keep their numbers."""
+    blocks: list[schema.Block | None] = list(program.blocks)
+    graph = control_flow(program)
+    reached = nx.descendants(graph, -1)
+    _absorb(blocks, graph.subgraph((*reached, -1)), number, at_most=1)
+    return blank(program.replace(blocks=tuple(made or _NOTHING for made in blocks)))
+
+
+#: What stands in the place of a block that nothing leads to, until blocks are numbered anew.
+_NOTHING = schema.Block(params=(), steps=(), terminator=schema.Raise(type="Unreachable", message=""))
+
+
+def blank(program: Program) -> Program:
+    """The program in which blocks that nothing leads to are empty; the others keep their numbers."""
+    reached = nx.descendants(control_flow(program), -1)
+    return program.replace(blocks=tuple(
+        block if b in reached else _NOTHING for b, block in enumerate(program.blocks)))
+
+
+def _absorb(
+    blocks: list[schema.Block | None], graph: nx.DiGraph, b: int, at_most: int | None = None
+) -> None:
+    """Merge the block with its only successor while this has no other predecessor, `at_most` so often; what was merged
+    becomes None."""
+    while blocks[b] is not None and isinstance(blocks[b].terminator, schema.Jump) and at_most != 0:
+        at_most = None if at_most is None else at_most - 1
+        jump = blocks[b].terminator
+        target = jump.block
+        if target == b or graph.in_degree(target) != 1 or blocks[target] is None:
+            break
+        after = blocks[target]
+        names = dict(zip(after.params, jump.args))
+        blocks[b] = schema.Block(
+            params=blocks[b].params,
+            steps=(*blocks[b].steps, *(rename(step, names) for step in after.steps)),
+            terminator=rename(after.terminator, names),
+            label=blocks[b].label,
+        )
+        blocks[target] = None
 
 
 def _compact(program: Program, blocks: list[schema.Block | None]) -> Program:
@@ -137,22 +169,85 @@ def _map_jumps(terminator: schema.Terminator, change: Any) -> schema.Terminator:
 def _fuse_regions(program: Program) -> Program:
     """Within each block, one region per stretch that no host step divides."""
     graphs = list(program.graphs)
-    values = list(program.values)
+    values, fakes = list(program.values), dict(program.fakes)
     blocks = []
     for block in program.blocks:
         steps: list[schema.Step] = []
-        for step in block.steps:
+        pending = list(in_batches(program, block.steps))
+        for position, step in enumerate(pending):
             last = steps[-1] if steps else None
             if isinstance(step, schema.RegionStep) and isinstance(last, schema.RegionStep):
-                later = block.steps[block.steps.index(step) + 1:]
-                read = {v for s in later for v in step_values(s)} | set(terminator_values(block.terminator))
-                fused, merged = _concatenate(graphs[last.region], last, graphs[step.region], step, read)
-                graphs.append(fused)
-                steps[-1] = _with(merged, region=len(graphs) - 1)
-            else:
-                steps.append(step)
+                second = _apart(graphs[last.region], graphs[step.region], values, fakes)
+                if second is not None:
+                    read = {v for s in pending[position + 1:] for v in step_values(s)}
+                    read.update(terminator_values(block.terminator))
+                    fused, merged = _concatenate(graphs[last.region], last, second, step, read)
+                    graphs.append(fused)
+                    steps[-1] = _with(merged, region=len(graphs) - 1)
+                    continue
+            steps.append(step)
         blocks.append(_with(block, steps=tuple(steps)))
-    return drop_unused_graphs(program.replace(blocks=tuple(blocks), graphs=tuple(graphs), values=tuple(values)))
+    return drop_unused_graphs(program.replace(
+        blocks=tuple(blocks), graphs=tuple(graphs), values=tuple(values), fakes=fakes))
+
+
+def in_batches(program: Program, steps: tuple[schema.Step, ...]) -> list[schema.Step]:
+    """The steps in an order in which as few host steps as possible divide regions. Steps with an effect, and host
+    operations that may fail, keep their order."""
+    kept = [isinstance(step, (schema.HostCallStep, schema.RandomStep)) or (
+        isinstance(step, schema.ScalarStep) and bool(obstacle(program, step))) for step in steps]
+    if sum(isinstance(step, schema.RegionStep) for step in steps) < 2:
+        return list(steps)
+    maker = {output: i for i, step in enumerate(steps) for output in step.outputs}
+    waits: list[set[int]] = []
+    before: int | None = None
+    for i, step in enumerate(steps):
+        waits.append({maker[v] for v in step_values(step) if v in maker})
+        if kept[i]:
+            waits[i] |= {before} if before is not None else set()
+            before = i
+    order: list[int] = []
+    done: set[int] = set()
+    regions = False
+    while len(order) < len(steps):
+        for i, step in enumerate(steps):
+            if i not in done and isinstance(step, schema.RegionStep) == regions and waits[i] <= done:
+                done.add(i)
+                order.append(i)
+        regions = not regions
+    return [steps[i] for i in order]
+
+
+def _apart(first: Graph, second: Graph, values: list[schema.ValueType], fakes: dict[int, torch.Tensor]) -> Graph | None:
+    """`second` with no value in common with `first`: values that both have become new ones. None where the two use
+    one symbol for two sizes."""
+    places = {symbol: place for symbol, *place in first.symbols}
+    if any(symbol in places for symbol, *_ in second.symbols) and _values(first) & _values(second):
+        return None
+    common = _values(first) & _values(second)
+    names: dict[int, int] = {}
+    for value in sorted(common):
+        names[value] = len(values)
+        values.append(values[value])
+        if value in fakes:
+            fakes[names[value]] = fakes[value]
+    return rename_graph(second, names) if names else second
+
+
+def _values(graph: Graph) -> set[int]:
+    return {*graph.inputs, *(o for op in graph.ops for o in op.outputs if o is not None)}
+
+
+def rename_graph(graph: Graph, names: dict[int, int]) -> Graph:
+    """The same region on values of other numbers."""
+    def many(values: Iterable[int | None]) -> tuple[Any, ...]:
+        return tuple(names.get(v, v) for v in values)
+
+    return Graph(
+        many(graph.inputs), tuple(
+            dataclasses.replace(rename_op(op, names), outputs=many(op.outputs)) for op in graph.ops),
+        many(graph.outputs), tuple((s, names.get(v, v), axis) for s, v, axis in graph.symbols),
+    )
 
 
 def _concatenate(

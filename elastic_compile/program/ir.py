@@ -43,13 +43,15 @@ class Symbol:
 @dataclass(frozen=True)
 class Op:
     """One functional ATen operation. `args` and `kwargs` are trees over Use, Weight, Symbol and constants;
-    `outputs` gives one value per flat tensor output, None where it is not a tensor or not used."""
+    `outputs` gives one value per flat tensor output, None where it is not a tensor or not used; `total` says that it
+    gives a result for all data, although its operator does not promise that."""
 
     target: Any
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     outputs: tuple[int | None, ...]
     source: int = -1
+    total: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,8 @@ class Graph:
 @dataclass(frozen=True)
 class Program:
     """A host program over uncompiled regions. `values` gives each value's type, `fakes` each tensor's stand-in
-    (shape, dtype and strides as PyTorch sees them), `weights` the data by name."""
+    (shape, dtype and strides as PyTorch sees them), `weights` the data by name, `decisions` what passes made of
+    branches."""
 
     name: str
     values: tuple[schema.ValueType, ...]
@@ -91,6 +94,7 @@ class Program:
     initial: tuple[str, ...] = ()
     sources: tuple[schema.Source, ...] = ()
     host_ops: tuple[schema.HostSignature, ...] = ()
+    decisions: tuple[schema.BranchDecision, ...] = ()
 
     def replace(self, **changes: Any) -> Program:
         return dataclasses.replace(self, **changes)

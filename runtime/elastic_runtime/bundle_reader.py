@@ -246,7 +246,7 @@ class BundleReader:
                     self._verified(reference.tensors, limits.tensors_bytes, mapped=True), reference.tensors, limits)
             self._check_reference(subnet, reference, files[reference.tensors])
             references[subnet.name] = reference, files[reference.tensors]
-        provenance = self._decoded(manifest.provenance, schema.Provenance)
+        provenance = self.provenance()
         tables = {name: self._verified(name, limits.json_bytes) for name in manifest.tables}
         taken = {manifest.weights, manifest.parts, manifest.sharing, manifest.provenance, *files, *tables,
                  *(name for subnet in manifest.subnets for name in (subnet.program, subnet.reference))}
@@ -264,6 +264,10 @@ class BundleReader:
     def sharing(self) -> schema.Sharing:
         """What the subnets share, as the compiler tells it. Rules: those of `_verified` and `decode_json`."""
         return self._decoded(self.manifest.sharing, schema.Sharing)
+
+    def provenance(self) -> schema.Provenance:
+        """Where the bundle comes from. Rules: those of `_verified` and `decode_json`."""
+        return self._decoded(self.manifest.provenance, schema.Provenance)
 
     def _decoded(self, name: str, kind: Any) -> Any:
         return decode_json(self._verified(name, self.limits.json_bytes), kind, name, self.limits)

@@ -441,6 +441,22 @@ class Reference(Data):
     atol: float = 1e-4
 
 
+class BranchDecision(Data):
+    """What region formation made of one branch of the source. `branch`: its place and text. `kind`: "split" |
+    "if-converted" | "tail-duplicated" | "speculated"."""
+
+    branch: str
+    kind: str
+    reason: str
+
+
+class Formation(Data):
+    """How regions were formed by measured cost: what was measured (name -> µs) and what became of each branch."""
+
+    measured: dict[str, float]
+    decisions: tuple[BranchDecision, ...]
+
+
 class Provenance(Data):
     """`provenance.json`: where the bundle comes from. Informative: nothing is decided by it."""
 
@@ -449,6 +465,7 @@ class Provenance(Data):
     source_sha256: str
     device: dict[str, str]
     options: dict[str, str]
+    formation: Formation | None = None
 
 
 FORMAT = "elastic-bundle"

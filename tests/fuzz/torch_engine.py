@@ -15,7 +15,7 @@ from unittest import mock
 import numpy as np
 import torch
 
-from elastic_compile import api, backends
+from elastic_compile import api, backends, tuning
 from elastic_compile.backends.protocol import CompiledRegion
 from elastic_compile.program.export import run_eager
 from elastic_compile.program.ir import Graph, Program
@@ -83,7 +83,7 @@ def installed() -> Iterator[None]:
     engines.register(NAME, TorchEngine)
     with (
         mock.patch.dict(backends._BUILT_IN, {NAME: (__name__, "TorchBackend")}),
-        mock.patch.object(api, "export", lambda program, graph, name: Captured(program, graph)),
+        mock.patch.object(tuning, "export", lambda program, graph, name: Captured(program, graph)),
         mock.patch.object(api, "verify_compiled", lambda result, **options: result),
     ):
         try:
