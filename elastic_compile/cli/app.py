@@ -13,6 +13,7 @@ from elastic_compile.cli import (
     explaining,
     family,
     inspecting,
+    profiling,
     running,
     verifying,
 )
@@ -26,5 +27,6 @@ app.command("inspect")(inspecting.inspect_bundle)
 app.command("verify")(verifying.verify_bundle)
 app.command("bench")(benching.bench_bundle)
 app.command("run")(running.run_bundle)
+app.add_typer(profiling.app, name="profile")
 app.command("doctor")(doctor.diagnose)
 app.command("explain")(explaining.explain)

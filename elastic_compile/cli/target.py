@@ -1,4 +1,4 @@
-"""`file.py:factory` as a module and its example calls, or as a supernet and its configurations.
+"""`file.py:factory` as a module and its example calls, as a supernet and its configurations, or as an elastic network.
 
 In: the text of the argument. Out: what the factory returned.
 Never: looks for the file anywhere but where it was named.
@@ -15,6 +15,7 @@ from typing import Any
 import typer
 
 from elastic_compile.errors import CompileError
+from elastic_compile.profile.elastic import Elastic
 
 
 class TargetError(CompileError):
@@ -25,8 +26,8 @@ class TargetError(CompileError):
 
 def load_target(text: str) -> tuple[Any, Sequence[Any]]:
     """Run the factory that `text`, "file.py:factory", names, and give its `(module, example_inputs)`. Raises as
-    `_made` does."""
-    made = _made(text)
+    `made_by` does."""
+    made = made_by(text)
     if not isinstance(made, tuple) or len(made) != 2:
         raise TargetError(
             f"{text} returned a {type(made).__name__}", reason="a factory returns the module and a list of example "
@@ -36,8 +37,8 @@ def load_target(text: str) -> tuple[Any, Sequence[Any]]:
 
 def load_family(text: str) -> tuple[Any, Mapping[str, Any], Any, Mapping[str, Any]]:
     """Run the factory that `text` names, and give its `(supernet, {name: configuration}, example_inputs)` and the
-    further arguments of `compile_family` that it may give as a fourth item. Raises as `_made` does."""
-    made = _made(text)
+    further arguments of `compile_family` that it may give as a fourth item. Raises as `made_by` does."""
+    made = made_by(text)
     if not isinstance(made, tuple) or len(made) not in (3, 4) or not all(
             isinstance(made[item], Mapping) for item in (1, 3)[: len(made) - 2]):
         raise TargetError(
@@ -46,7 +47,18 @@ def load_family(text: str) -> tuple[Any, Mapping[str, Any], Any, Mapping[str, An
     return (*made, {})[:4] if len(made) == 3 else made
 
 
-def _made(text: str) -> Any:
+def load_elastic(text: str) -> Elastic:
+    """Run the factory that `text` names, and give the `Elastic` that it returns. Raises as `made_by` does."""
+    made = made_by(text)
+    if not isinstance(made, Elastic):
+        raise TargetError(
+            f"{text} returned a {type(made).__name__}",
+            reason="the factory of an elastic network returns what a search has to know of it",
+            hint="write: return elastic_compile.profile.Elastic(supernet, space, example_inputs, evaluate)")
+    return made
+
+
+def made_by(text: str) -> Any:
     """What the factory that `text`, "file.py:factory", names returns.
 
     The file's directory is put in front of `sys.path`, as Python does for a script, so that the file can import

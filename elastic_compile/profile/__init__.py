@@ -4,6 +4,7 @@ In: measurements. Out: tables (`latency_table`), predictions with intervals (`fi
 Never: imports torch, a backend or an engine.
 """
 from elastic_compile.profile.anchors import Anchors, anchors
+from elastic_compile.profile.elastic import Elastic
 from elastic_compile.profile.ofa_yaml import read as read_ofa_yaml
 from elastic_compile.profile.predictor import (
     MeasurementError,
@@ -26,7 +27,7 @@ from elastic_compile.profile.space import (
 from elastic_runtime import latency_table
 
 __all__ = [
-    "Anchors", "Categorical", "Configuration", "Integer", "MeasurementError", "OutOfSpace", "Prediction",
+    "Anchors", "Categorical", "Configuration", "Elastic", "Integer", "MeasurementError", "OutOfSpace", "Prediction",
     "Predictor", "Real", "Report", "Space", "SpaceError", "When", "anchors", "fit", "latency_table",
     "read_ofa_yaml", "transfer",
 ]

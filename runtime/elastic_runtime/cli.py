@@ -4,7 +4,9 @@ In: a bundle, and inputs from an .npz file whose arrays are named by parameter (
 Out: the result's leaves on the terminal or in an .npz file, or a table of latencies; `--json` writes a report.
 Never: unpickles (`allow_pickle=False`), or leaves half an output file.
 
-Exit status: 0 done, 1 the self-test failed, 2 anything else that was refused.
+`elastic-run profile BUNDLE` measures what the bundle is made of and writes a latency table.
+
+Exit status: 0 done, 1 the self-test failed, 2 anything else that was refused, 130 stopped by the user.
 """
 from __future__ import annotations
 
@@ -19,6 +21,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from elastic_runtime import device, latency_table, profiler, subjects
 from elastic_runtime.bench import Timing, interleave
 from elastic_runtime.binding import signature_text
 from elastic_runtime.check import describe
@@ -39,8 +42,12 @@ from elastic_runtime.schema import (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
-    options = _parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    profiling = arguments[:1] == ["profile"]
+    options = _profile_parser().parse_args(arguments[1:]) if profiling else _parser().parse_args(arguments)
     try:
+        if profiling:
+            return _profile(options)
         model = load(options.bundle, threads=options.threads, allow_native=options.allow_native,
                      self_test=options.self_test, seed=options.seed)
         if options.subnet is not None:
@@ -76,6 +83,42 @@ def _parser() -> argparse.ArgumentParser:
     add("--iterations", type=int, default=10, help="at least this many calls (default 10)")
     add("--percentiles", type=_percentiles, default=(50.0, 90.0, 99.0), help="default 50,90,99")
     return parser
+
+
+def _profile_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="elastic-run profile", description="Measure a bundle's distinct regions and its subnets on this machine.")
+    add = parser.add_argument
+    add("bundle", help="directory of the bundle")
+    add("--device", required=True, metavar="NAME", help="what you call this machine")
+    add("-o", "--output", required=True, metavar="TABLE", help="the table's file; one that is there is gone on with")
+    add("--threads", type=int, default=1, help="intra-op threads (default 1)")
+    add("--budget-s", type=float, default=120.0, help="seconds of measuring (default 120)")
+    add("--precision", type=float, default=0.02,
+        help="half the 95 %% interval of the median, relative, at which an entry is done (default 0.02)")
+    add("--emulation", default="", metavar="TEXT", help="how this machine is restricted or slowed down, in words")
+    add("--samples", action="store_true", help="store the raw samples too")
+    add("--allow-native", action="store_true", help="run machine code that the bundle brings")
+    return parser
+
+
+def _profile(options: argparse.Namespace) -> int:
+    model = load(options.bundle, threads=options.threads, allow_native=options.allow_native)
+    known = latency_table.load(options.output) if os.path.exists(options.output) else None
+    outcome = profiler.measure(
+        subjects.of_bundle(options.bundle, model, threads=options.threads),
+        device.describe(options.device, emulation=options.emulation),
+        profiler.environment(subjects.engine_of(model), options.threads),
+        profiler.Settings(options.budget_s, options.precision, keep=options.samples), known=known,
+        save=lambda table: latency_table.save(table, options.output),
+        progress=lambda key, done, total: print(f"{done} of {total} {key}", file=sys.stderr))
+    for key, why in outcome.failed.items():
+        print(f"failed: {key}: {why}")
+    noisy = sum(bool(entry.flags) for entry in outcome.table.entries)
+    print(f"{len(outcome.table.entries)} entries in {options.output}, {noisy} of them noisy or failed")
+    if outcome.left:
+        print(f"{len(outcome.left)} left out or noisy: the same command goes on with them")
+    return 130 if outcome.stopped else 0
 
 
 def _percentiles(text: str) -> tuple[float, ...]:
