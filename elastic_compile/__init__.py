@@ -20,6 +20,7 @@ from elastic_compile.errors import (
     TrainingModeError,
     VerificationError,
 )
+from elastic_runtime.schema import Budget
 
 if TYPE_CHECKING:
     from elastic_compile.api import CompiledProgram, compile
@@ -28,9 +29,9 @@ if TYPE_CHECKING:
     from elastic_compile.hostop import host_op
 
 __all__ = [
-    "BackendError", "BackendUnavailable", "CompileError", "CompiledFamily", "CompiledProgram", "ExampleError",
-    "InternalError", "Refusal", "TrainingModeError", "VerificationError", "call", "compile", "compile_family",
-    "host_op",
+    "BackendError", "BackendUnavailable", "Budget", "CompileError", "CompiledFamily", "CompiledProgram",
+    "ExampleError", "InternalError", "Refusal", "TrainingModeError", "VerificationError", "call", "compile",
+    "compile_family", "host_op",
 ]
 
 _NEED_TORCH = {

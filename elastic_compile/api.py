@@ -7,6 +7,7 @@ Never: changes the module, or returns a program that disagrees with it on an exa
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import inspect
 import os
@@ -21,6 +22,7 @@ import numpy as np
 import torch
 
 from elastic_compile import backends, bundle, dump, onnx_file, tuning
+from elastic_compile.bundle.pack import NO_BUDGET
 from elastic_compile.bundle.provenance import collect
 from elastic_compile.capture.build import build
 from elastic_compile.capture.explore import EntryInput, explore
@@ -32,6 +34,7 @@ from elastic_compile.passes.simplify import rename, rename_tree
 from elastic_compile.program.ir import Program
 from elastic_compile.verify import reference_calls, verify_compiled
 from elastic_runtime import Statistics, schema
+from elastic_runtime.worst import worst_path
 
 Progress = Callable[[str, int, "int | None"], None]
 SPLIT, AUTO = "split", "auto"
@@ -43,7 +46,8 @@ class CompiledProgram:
 
     `program` is what the runtime executes; `files` the region artefacts by file name; `weights` the store, each
     distinct tensor once; `reference` recorded eager calls over `reference_tensors`; `source` the same program
-    before the backend, for reports; `host_ops` the functions that it calls, which no bundle holds.
+    before the backend, for reports; `host_ops` the functions that it calls, which no bundle holds; `budget` what a
+    call may cost, and `fallback` the program that gives the result of one that would cost more.
     """
 
     program: schema.Program
@@ -55,6 +59,8 @@ class CompiledProgram:
     provenance: schema.Provenance
     source: Program
     host_ops: Mapping[str, Callable[..., Any]]
+    budget: schema.Budget = NO_BUDGET
+    fallback: CompiledProgram | None = None
 
     def inspect(self) -> str:
         """The host program as a person reads it: blocks, regions, branches, source lines."""
@@ -63,14 +69,18 @@ class CompiledProgram:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the bundle at `path` (a directory), atomically; an existing bundle there is replaced."""
-        bundle.write(path, bundle.pack(self.program.name, [self.member(bundle.ONLY)], self.files, self.provenance))
+        other = self.fallback
+        bundle.write(path, bundle.pack(
+            self.program.name, [self.member(bundle.ONLY), *([other.member(bundle.FALLBACK)] if other else [])],
+            {**self.files, **(other.files if other else {})}, self.provenance,
+            fallback=bundle.FALLBACK if other else ""))
 
     def member(
         self, name: str, config: Mapping[str, bool | int | float | str] | None = None, quality: float | None = None
     ) -> bundle.Member:
         """The program as the subnet `name` of a bundle."""
         return bundle.Member(name, self.program, self.weights, self.reference, self.reference_tensors, config or {},
-                             quality)
+                             quality, self.budget)
 
     def save_onnx(self, path: str | os.PathLike[str]) -> onnx_file.OnnxFile:
         """Write the program as one ONNX model with `If` and `Loop`, for hosts in other languages, and compare it on the
@@ -88,6 +98,8 @@ def compile(
     name: str | None = None,
     dump_dir: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
+    budget: schema.Budget | None = None,
+    fallback: Callable[..., Any] | None = None,
 ) -> CompiledProgram:
     """Compile a network, every path of it.
 
@@ -100,6 +112,11 @@ def compile(
     and if-converts, tail-duplicates or speculates branches where that lowers the latency of the example calls; the
     result is timed against the split program and only kept when faster. `recorded`: what `Model.statistics()` says of
     a run of the split program, for how often branches go which way, in place of the example calls.
+
+    `budget`: how many regions a call may run and how long it may take, looked at between regions; the application
+    may set others. `fallback`: a cheap way to a result, a bound method or function with the module's arguments, that
+    is compiled beside it and runs when a call exceeds its budget; neither may keep state between calls, and the
+    fallback must have no loop without a bound.
 
     Raises `ExampleError`, `TrainingModeError`, `Refusal` (a construct that is not accepted, with its position),
     `BackendUnavailable`, `BackendError`, `VerificationError`.
@@ -150,10 +167,31 @@ def compile(
             ), native=engine.native)
 
         result = finish(program)
-        if formation == SPLIT:
-            return result
-        report("form regions", 0, None)
-        return tuning.fastest(result, finish, engine, recorded)
+        if formation == AUTO:
+            report("form regions", 0, None)
+            result = tuning.fastest(result, finish, engine, recorded)
+    if budget is not None:
+        result = dataclasses.replace(result, budget=budget)
+    if fallback is None:
+        return result
+    other = compile(fallback, example_inputs, backend=engine, name=f"{title}.{bundle.FALLBACK}", progress=progress)
+    check_fallback(bundle.FALLBACK, other, [result])
+    return dataclasses.replace(result, fallback=other, host_ops={**result.host_ops, **other.host_ops})
+
+
+def check_fallback(name: str, fallback: CompiledProgram, others: Sequence[CompiledProgram]) -> None:
+    """Raise `ExampleError` where `fallback` cannot take over from any of `others` at any time."""
+    keeps = [one for one in (fallback, *others) if len(one.program.modes) > 1 or one.program.modes[0].state]
+    if keeps:
+        raise ExampleError(
+            f"{keeps[0].program.name} keeps state between calls, and {name} is declared as a fallback",
+            reason="a call that is ended half way leaves no state that the fallback could go on from",
+            hint="leave the fallback out and catch DeadlineExceeded, or pass the state as arguments")
+    if worst_path(fallback.program) is None:
+        raise ExampleError(
+            f"the fallback {name} has a loop that only the data ends",
+            reason="it runs without a deadline, so what it costs must be known",
+            hint="choose a way without a loop, or with a loop over a range that is fixed")
 
 
 def located(error: BackendError, program: Program) -> BackendError:

@@ -15,11 +15,17 @@ import numpy as np
 
 from elastic_compile.weights import share
 from elastic_runtime import schema
+from elastic_runtime.worst import worst_path
 
 REFERENCE_TENSORS = "reference.safetensors"
 
+NO_BUDGET = schema.Budget()
+
 #: The one subnet of a bundle that `compile` makes.
 ONLY = "main"
+
+#: The subnet of its fallback, where it is given one.
+FALLBACK = "fallback"
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,7 @@ class Member:
     reference_tensors: Mapping[str, np.ndarray]
     config: Mapping[str, bool | int | float | str] = field(default_factory=dict)
     quality: float | None = None
+    budget: schema.Budget = NO_BUDGET
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,7 @@ class Packed:
     reference_tensors: Mapping[str, np.ndarray]
     provenance: schema.Provenance
     tables: Mapping[str, bytes] = field(default_factory=dict)
+    fallback: str = ""
 
 
 def pack(
@@ -60,9 +68,10 @@ def pack(
     *,
     supernet: Mapping[str, np.ndarray] | None = None,
     tables: Mapping[str, bytes] | None = None,
+    fallback: str = "",
 ) -> Packed:
     """The bundle of `members`. `supernet`: tensors in which weights of the members may lie, by name; `tables`:
-    latency tables by file name."""
+    latency tables by file name; `fallback`: the member that takes over when a call exceeds its budget."""
     shared = share({member.name: member.weights for member in members}, supernet)
     tensors: dict[str, np.ndarray] = {}
     programs = tuple(_renamed(member.program, shared.names[member.name]) for member in members)
@@ -77,9 +86,11 @@ def pack(
         subnets=tuple(schema.Subnet(
             name=member.name, program=_file("program", member.name, members),
             reference=_file("reference", member.name, members), config=dict(member.config), quality=member.quality,
-        ) for member in members),
+            budget=member.budget, worst=worst_path(program),
+        ) for member, program in zip(members, programs)),
         programs=programs, references=_references(members, tensors), files=files, weights=shared.stored,
-        parts=shared.parts, sharing=sharing, reference_tensors=tensors, provenance=provenance, tables=tables or {})
+        parts=shared.parts, sharing=sharing, reference_tensors=tensors, provenance=provenance, tables=tables or {},
+        fallback=fallback)
 
 
 def region_key(region: schema.Region) -> object:

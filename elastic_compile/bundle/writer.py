@@ -56,7 +56,7 @@ def write(path: str | os.PathLike[str], packed: Packed) -> None:
         manifest = schema.Manifest(
             format=schema.FORMAT, version=schema.SCHEMA_VERSION, name=packed.name, subnets=packed.subnets,
             weights=WEIGHTS, parts=PARTS, sharing=SHARING, provenance=PROVENANCE, files=tuple(entries),
-            tables=tuple(sorted(packed.tables)))
+            tables=tuple(sorted(packed.tables)), fallback=packed.fallback)
         add(MANIFEST, [schema.encode(manifest)])
 
     replace_directory(Path(path), _is_bundle, fill)

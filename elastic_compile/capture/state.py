@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copyreg
 import enum
+import gc
 import operator
 import types
 import weakref
@@ -215,9 +216,6 @@ class Walker:
         if frame is None:
             self.state.tokens.append("finished")
             return
-        if frame.f_code not in self.codes:
-            self.identity(value)
-            return
         self.state.keep.append(frame.f_code)
         self.state.tokens.append(("generator", id(frame.f_code), frame.f_lasti))
         for name, item in sorted(frame.f_locals.items()):
@@ -225,6 +223,11 @@ class Walker:
                 continue
             self.state.tokens.append(name)
             self.walk(item, (*path, name))
+        if frame.f_code not in self.codes:  # as it was written: its loops hold their iterators without a name
+            named = {id(item) for item in frame.f_locals.values()}
+            for item in gc.get_referents(value):
+                if hasattr(type(item), "__next__") and id(item) not in named:
+                    self.walk(item, (*path, "loop"))
         self.walk(value.gi_yieldfrom, (*path, "from"))
 
     def reduced(self, value: Any, kind: type, path: tuple[Any, ...]) -> None:

@@ -42,7 +42,7 @@ def compile_family(
     seconds = time.perf_counter() - start
     size = sum(file.stat().st_size for file in output.iterdir())
     console = out(json)
-    console.print(render_sharing(family.packed.subnets, family.sharing), markup=False)
+    console.print(render_sharing(family.packed.subnets, family.sharing, family.fallback), markup=False)
     console.print(f"wrote {output} ({bytes_text(size)}) in {seconds:.1f} s")
     write_json(json, {
         "bundle": str(output), "name": family.name, "backend": backend, "seconds": seconds, "bytes": size,

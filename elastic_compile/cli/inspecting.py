@@ -48,7 +48,7 @@ def inspect_bundle(
         draw(program, graph, statistics)
     console = out(json)
     if len(programs) > 1:
-        console.print(render_sharing(manifest.subnets, sharing), markup=False)
+        console.print(render_sharing(manifest.subnets, sharing, manifest.fallback), markup=False)
     for name in shown:
         console.print(f"subnet {name}\n" if len(programs) > 1 else "", end="", markup=False)
         console.print(render_text(programs[name], statistics if name == shown[0] else None, weight_bytes=size,

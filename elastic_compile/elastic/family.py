@@ -48,6 +48,7 @@ class CompiledFamily:
     supernet: Mapping[str, np.ndarray]
     regions: tuple[int, int]
     tables: Mapping[str, bytes]
+    fallback: str = ""
 
     @cached_property
     def packed(self) -> bundle.Packed:
@@ -58,7 +59,8 @@ class CompiledFamily:
         first = next(iter(self.programs.values()))
         hashes = [program.provenance.source_sha256 for program in self.programs.values()]
         provenance = collect(hashes, {"backend": first.backend, "subnets": len(self.programs)})
-        return bundle.pack(self.name, members, files, provenance, supernet=self.supernet, tables=self.tables)
+        return bundle.pack(self.name, members, files, provenance, supernet=self.supernet, tables=self.tables,
+                           fallback=self.fallback)
 
     @property
     def sharing(self) -> schema.Sharing:
@@ -68,7 +70,7 @@ class CompiledFamily:
     def inspect(self) -> str:
         """The subnets, what they share and why, then each host program."""
         packed = self.packed
-        texts = [render_sharing(packed.subnets, packed.sharing)]
+        texts = [render_sharing(packed.subnets, packed.sharing, packed.fallback)]
         texts += [f"subnet {subnet.name}\n\n{render_text(program)}"
                   for subnet, program in zip(packed.subnets, packed.programs)]
         return "\n".join(texts)
@@ -88,6 +90,8 @@ def compile_family(
     recalibrate: Calls | Callable[[torch.nn.Module], None] | None = None,
     quality: Mapping[str, float] | Callable[[torch.nn.Module], float] | None = None,
     progress: Progress | None = None,
+    budget: schema.Budget | None = None,
+    fallback: str = "",
 ) -> CompiledFamily:
     """Compile the subnets `configs` of `supernet` into one bundle that shares their weights.
 
@@ -97,11 +101,17 @@ def compile_family(
     norms have statistics of their own, or a function that does that to a subnet; the supernet's statistics are put
     back. `quality`: what a subnet is worth (higher is better), by name or as a function of the eager subnet.
 
+    `budget`: what one call may cost, looked at between regions. `fallback`: the subnet, such as the smallest, that runs
+    on the same arguments when a call of another exceeds its budget.
+
     With `activate` the supernet is left as the last configuration made it.
 
     Raises `ExampleError` for a supernet or names that are none, and what `compile` raises, with the subnet's name.
     """
     _check(supernet, configs)
+    if fallback and fallback not in configs:
+        raise ExampleError(f"the fallback {fallback!r} is no subnet", reason=f"there are {', '.join(configs)}",
+                           hint="name one of them, such as the smallest")
     once = Once(backends.get(backend))
     report = progress or (lambda stage, done, total: None)
     programs: dict[str, api.CompiledProgram] = {}
@@ -116,14 +126,16 @@ def compile_family(
             try:
                 programs[label] = api.compile(
                     module, examples_of(example_inputs, label, config), backend=once, name=f"{title}.{label}",
-                    progress=progress)
+                    progress=progress, budget=budget)
             except CompileError as error:
                 error.message = f"subnet {label}: {error.message}"
                 raise
     report("subnets", len(configs), len(configs))
     made = CompiledFamily(
         title, programs, {label: flattened(config) for label, config in configs.items()}, worth, held,
-        (once.compiled, once.remembered), {})
+        (once.compiled, once.remembered), {}, fallback)
+    if fallback:
+        api.check_fallback(fallback, programs[fallback], [one for n, one in programs.items() if n != fallback])
     _verify(made, once.native)
     return made
 

@@ -55,7 +55,7 @@ def render_text(
 _MOST_REASONS = 12
 
 
-def render_sharing(subnets: Sequence[schema.Subnet], sharing: schema.Sharing) -> str:
+def render_sharing(subnets: Sequence[schema.Subnet], sharing: schema.Sharing, fallback: str = "") -> str:
     """The subnets of a bundle, what they share, and why the rest is not shared. The first subnet is active first."""
     largest = max(sharing.alone.values(), default=0)
     share = f", {sharing.stored / largest:.2f} × the largest subnet's" if largest else ""
@@ -65,6 +65,8 @@ def render_sharing(subnets: Sequence[schema.Subnet], sharing: schema.Sharing) ->
         settings = ", ".join(f"{name}={value}" for name, value in subnet.config.items())
         quality = "" if subnet.quality is None else f", quality {subnet.quality:g}"
         lines.append(f"\nsubnet {subnet.name}{quality}" + (f"  ({settings})" if settings else ""))
+        lines.append(f"    {_cost(subnet)}" + ("; takes over when a call exceeds its budget"
+                                              if subnet.name == fallback else ""))
         if about is None:
             continue
         regions, common = sharing.regions.get(subnet.name, (0, 0))
@@ -80,6 +82,14 @@ def render_sharing(subnets: Sequence[schema.Subnet], sharing: schema.Sharing) ->
         if len(told) > _MOST_REASONS:
             lines.append(f"    … and {len(told) - _MOST_REASONS} more in sharing.json")
     return "\n".join(lines) + "\n"
+
+
+def _cost(subnet: schema.Subnet) -> str:
+    """What one call of a subnet can cost and may cost."""
+    worst = "a loop without a known bound" if subnet.worst is None else f"at most {_count(subnet.worst, 'region run')}"
+    bounds = [f"{subnet.budget.regions} region runs"] if subnet.budget.regions is not None else []
+    bounds += [f"{subnet.budget.deadline_s * 1e3:g} ms"] if subnet.budget.deadline_s is not None else []
+    return f"a call: {worst}; budget {' and '.join(bounds) or 'none'}"
 
 
 def summary(program: schema.Program, *, weight_bytes: int | None = None) -> str:

@@ -4,6 +4,7 @@ In: a bundle written by elastic-compile. Out: `load` gives a `Model` to call.
 Never: imports the compiler or torch, or trusts a bundle.
 """
 from elastic_runtime.errors import (
+    BudgetExceeded,
     BundleError,
     DeadlineExceeded,
     ElasticRuntimeError,
@@ -22,11 +23,13 @@ from elastic_runtime.errors import (
 from elastic_runtime.limits import Limits
 from elastic_runtime.model import BlockRun, Model, load
 from elastic_runtime.prepared import RegionStatistics, Statistics
-from elastic_runtime.schema import SCHEMA_VERSION
+from elastic_runtime.schema import SCHEMA_VERSION, Budget
 
 __all__ = [
     "SCHEMA_VERSION",
     "BlockRun",
+    "Budget",
+    "BudgetExceeded",
     "BundleError",
     "DeadlineExceeded",
     "ElasticRuntimeError",

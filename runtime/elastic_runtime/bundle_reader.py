@@ -31,6 +31,7 @@ from elastic_runtime.limits import Limits
 from elastic_runtime.strict_json import decode_json
 from elastic_runtime.tensor_file import read_tensors
 from elastic_runtime.weights import Weights
+from elastic_runtime.worst import worst_path
 
 MANIFEST = "manifest.json"
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
@@ -81,6 +82,7 @@ class BundleReader:
             self.entries = {entry.name: entry for entry in self.manifest.files}
             self._listing()
             self.programs = {subnet.name: self._program(subnet.program) for subnet in self.manifest.subnets}
+            self._fallback()
         except BaseException:
             self.__exit__()
             raise
@@ -175,7 +177,8 @@ class BundleReader:
         return manifest
 
     def _subnets(self, manifest: schema.Manifest) -> None:
-        """Rules: "subnet-count", "subnet-name", "subnet-config", "subnet-quality", "file-role"."""
+        """Rules: "subnet-count", "subnet-name", "subnet-config", "subnet-quality", "subnet-budget", "fallback",
+        "file-role"."""
         limits, names = self.limits, set()
         if not 1 <= len(manifest.subnets) <= limits.subnets:
             raise BundleError(MANIFEST, "subnet-count", len(manifest.subnets), f"1 to {limits.subnets}")
@@ -190,6 +193,13 @@ class BundleReader:
                                   f"<= {limits.ports} settings and {limits.text} characters")
             if subnet.quality is not None and not math.isfinite(subnet.quality):
                 raise BundleError(MANIFEST, "subnet-quality", subnet.quality, "a finite number")
+            regions, seconds, worst = subnet.budget.regions, subnet.budget.deadline_s, subnet.worst
+            if (regions is not None and regions < 1) or (worst is not None and worst < 0) or (
+                    seconds is not None and not 0 < seconds < math.inf):
+                raise BundleError(MANIFEST, "subnet-budget", f"{regions} regions, {seconds} s, worst path {worst}",
+                                  "at least 1 region and more than 0 s, or null")
+        if manifest.fallback and manifest.fallback not in names:
+            raise BundleError(MANIFEST, "fallback", repr(manifest.fallback), f"one of {', '.join(names)}, or \"\"")
         roles = [*(file for subnet in manifest.subnets for file in (subnet.program, subnet.reference)),
                  manifest.weights, manifest.parts, manifest.sharing, manifest.provenance, *manifest.tables]
         if len(set(roles)) != len(roles):
@@ -211,6 +221,19 @@ class BundleReader:
                 raise BundleError(name, "missing-file", "no such file", "a file that the manifest lists")
 
     # ---------------------------------------------------------------------------------------------- parts
+    def _fallback(self) -> None:
+        """Rules: "fallback", "subnet-worst"."""
+        name = self.manifest.fallback
+        if name:
+            modes = self.programs[name].modes
+            if len(modes) > 1 or modes[0].state:
+                raise BundleError(MANIFEST, "fallback", f"{name}, which keeps state", "a subnet without state")
+        for subnet in self.manifest.subnets:
+            found = worst_path(self.programs[subnet.name])
+            if subnet.worst != found:
+                raise BundleError(MANIFEST, "subnet-worst", f"{subnet.worst} regions for {subnet.name}",
+                                  "unbounded (null)" if found is None else found)
+
     def _program(self, name: str) -> schema.Program:
         """Rules: those of `_verified`, `decode_json` and `check_program`."""
         program = decode_json(self._verified(name, self.limits.json_bytes), schema.Program, name, self.limits)

@@ -159,8 +159,20 @@ class DeadlineExceeded(ElasticRuntimeError, TimeoutError):
         super().__init__(deadline_s, elapsed_s)
 
     def __str__(self) -> str:
-        return (f"the call was ended between two blocks after {self.elapsed_s * 1e3:.3f} ms; its deadline is "
+        return (f"the call was ended between two regions after {self.elapsed_s * 1e3:.3f} ms; its deadline is "
                 f"{self.deadline_s * 1e3:.3f} ms. Set model.deadline_s higher, or to None for no deadline")
+
+
+class BudgetExceeded(ElasticRuntimeError, RuntimeError):
+    """A call was ended because it would have run more regions than its budget allows."""
+
+    def __init__(self, regions: int) -> None:
+        self.regions = regions
+        super().__init__(regions)
+
+    def __str__(self) -> str:
+        return (f"the call was ended between two regions: it ran {self.regions}, all that its budget allows. Set "
+                "model.max_regions higher, or compile with another budget")
 
 
 class SelfTestFailed(ElasticRuntimeError):

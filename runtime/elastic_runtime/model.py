@@ -8,8 +8,10 @@ state changes when a call ends, or not at all, and a call runs to its end on the
 from __future__ import annotations
 
 import ctypes
+import math
 import mmap
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -20,15 +22,18 @@ from typing import Any
 import numpy as np
 
 from elastic_runtime import engines, reference
-from elastic_runtime.binding import Registers, signature_text
+from elastic_runtime.binding import Registers, Signature, signature_text
 from elastic_runtime.bundle_reader import BundleReader, Contents
 from elastic_runtime.check import describe
 from elastic_runtime.engines import EngineOptions, Kernel, Part
 from elastic_runtime.errors import (
+    BudgetExceeded,
     BundleError,
+    DeadlineExceeded,
     ElasticRuntimeError,
     HostOpMissing,
     InputError,
+    LimitExceeded,
     ModelRaised,
     NativeCodeRefused,
     SwitchRefused,
@@ -57,13 +62,16 @@ class Model:
     """One or more subnets ready to run; made by `load`.
 
     Calls of a subnet without state may run concurrently from several threads; calls of one with state wait for
-    each other. `deadline_s`: seconds after which a call is ended between two blocks, None for never.
+    each other. `deadline_s`: seconds after which a call is ended between two regions, `max_regions`: how many regions
+    it may run; None for what the bundle declares. `fallback`: the subnet that then gives the result, "" for none.
     """
 
     def __init__(self, subnets: Sequence[Loaded], hosts: Mapping[str, Callable], provenance: Provenance,
-                 limits: Limits, *, weight_bytes: int, seed: int | None, profile: bool) -> None:
+                 limits: Limits, *, fallback: str = "", weight_bytes: int, seed: int | None, profile: bool) -> None:
         self.limits, self.provenance, self.weight_bytes = limits, provenance, weight_bytes
         self.deadline_s: float | None = None
+        self.max_regions: int | None = None
+        self.fallback = fallback
         self._hosts = hosts
         self._random = Random(seed)
         records: dict[tuple[str, ...], type] = {}
@@ -72,7 +80,7 @@ class Model:
         self._max_steps = limits.max_steps
         self._stateful = any(prepared.stateful for prepared in self._prepared.values())
         self._turn, self._calling = threading.RLock(), False
-        self._active = next(iter(self._prepared.values()))
+        self._active = self._ran = next(iter(self._prepared.values()))
         self._mode, self._state, self._path = 0, self._active.initial, []
         self.profile(profile)
 
@@ -91,6 +99,11 @@ class Model:
     def program(self) -> Program:
         """The active subnet's program."""
         return self._active.program
+
+    @property
+    def last_subnet(self) -> str:
+        """The subnet that gave the latest call's result: the one that was active, or the fallback."""
+        return self._ran.name
 
     def switch(self, name: str) -> None:
         """Let the next call run the subnet `name`: a pointer move, from any thread; no weight is copied.
@@ -126,13 +139,27 @@ class Model:
         """Run the active subnet on `args` and `kwargs`, by the first signature of the current mode that fits them.
 
         Raises `InputError` (arguments), `ModelRaised` (an exception of the model itself), `ExecutionError` (a
-        region or host function failed), `LimitExceeded` and `DeadlineExceeded`; after each of them but a
+        region or host function failed), `LimitExceeded`, `BudgetExceeded` and `DeadlineExceeded`; after each but a
         `ModelRaised` the state is what it was before the call.
+
+        A call that its deadline, its budget or `Limits.max_steps` ends raises `DeadlineExceeded`, `BudgetExceeded` or
+        `LimitExceeded`; where the bundle declares a fallback and nothing keeps state, the fallback runs instead, on
+        the same arguments and without a deadline, and gives the result.
         """
         if self._stateful:
             with self._turn:
                 return self._alone(self._call, args, kwargs)
         return self._call(args, kwargs)
+
+    def bounded(self, *, deadline_s: float | None = None, max_regions: int | None = None) -> Callable[..., Any]:
+        """What calls the model with a deadline and a budget of its own, whatever other threads use."""
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if self._stateful:
+                with self._turn:
+                    return self._alone(self._call, args, kwargs, deadline_s, max_regions)
+            return self._call(args, kwargs, deadline_s, max_regions)
+
+        return call
 
     def call_flat(self, entry: int, inputs: Sequence[Any]) -> Any:
         """Run entry number `entry` on its inputs in order, without their structure. Raises as a call does."""
@@ -158,9 +185,13 @@ class Model:
         plan = active.plan
         registers = plan.template.copy()
         plan.signatures[entry].bind_flat(inputs, registers)
-        return self._run(active, plan, entry, registers)
+        try:
+            return self._run(active, plan, entry, registers)
+        except (DeadlineExceeded, BudgetExceeded, LimitExceeded) as error:
+            return self._fall_back(error, active, lambda signature, given: signature.bind_flat(inputs, given))
 
-    def _call(self, args: tuple, kwargs: dict[str, Any]) -> Any:
+    def _call(self, args: tuple, kwargs: dict[str, Any], deadline_s: float | None = None,
+              max_regions: int | None = None) -> Any:
         active = self._active
         plan = active.plan
         registers = plan.template.copy()
@@ -170,7 +201,26 @@ class Model:
             plan.signatures[entry].bind(args, kwargs, registers)
         else:
             entry = self._fitting(active, plan, entries, args, kwargs, registers)
-        return self._run(active, plan, entry, registers)
+        try:
+            return self._run(active, plan, entry, registers, deadline_s, max_regions)
+        except (DeadlineExceeded, BudgetExceeded, LimitExceeded) as error:
+            return self._fall_back(error, active, lambda signature, given: signature.bind(args, kwargs, given))
+
+    def _fall_back(self, error: ElasticRuntimeError, active: Prepared,
+                   bind: Callable[[Signature, Registers], None]) -> Any:
+        """The result of the fallback for the same arguments. Raises `error` where there is no fallback for it."""
+        fallback = self._prepared.get(self.fallback)
+        if fallback is None or fallback is active or self._stateful:
+            raise error
+        plan = fallback.plan
+        for entry in fallback.entries[0]:
+            registers = plan.template.copy()
+            try:
+                bind(plan.signatures[entry], registers)
+            except InputError:
+                continue
+            return self._run(fallback, plan, entry, registers, math.inf, sys.maxsize)
+        raise error
 
     def _fitting(self, active: Prepared, plan: Plan, entries: Sequence[int], args: tuple, kwargs: dict[str, Any],
                  registers: Registers) -> int:
@@ -190,16 +240,23 @@ class Model:
         raise InputError(error.path, error.rule, error.given, error.expected,
                          f"None of the {len(entries)} compiled signatures fits; this is the closest. {error.hint}")
 
-    def _run(self, active: Prepared, plan: Plan, entry: int, registers: Registers) -> Any:
+    def _run(self, active: Prepared, plan: Plan, entry: int, registers: Registers, deadline_s: float | None = None,
+             max_regions: int | None = None) -> Any:
         path = self._path = []
+        self._ran = active
+        seconds = self.deadline_s if deadline_s is None else deadline_s
+        seconds = active.deadline_s if seconds is None else seconds
+        regions = self.max_regions if max_regions is None else max_regions
+        regions = active.max_regions if regions is None else regions
         if active.stateful:
             given = [registers[plan.place[value]] for value in active.program.entries[entry].inputs]
             for register, value in zip(plan.state[entry], self._state, strict=True):
                 registers[register] = value
-        if self.deadline_s is None:
+        if seconds is None and regions is None:
             end = plan.run(registers, active.blocks[entry], path, self._max_steps)
         else:
-            end = plan.run_until(registers, active.blocks[entry], path, self._max_steps, self.deadline_s)
+            end = plan.run_bounded(registers, active.blocks[entry], path, self._max_steps,
+                                   math.inf if seconds is None else seconds, math.inf if regions is None else regions)
         active.note(path)
         if active.stateful:
             self._commit(end, registers, given)
@@ -249,7 +306,8 @@ class Model:
         Raises `SelfTestFailed`.
         """
         beside = Model([prepared.loaded for prepared in self._prepared.values()], self._hosts, self.provenance,
-                       self.limits, weight_bytes=self.weight_bytes, seed=0, profile=False)
+                       self.limits, fallback=self.fallback, weight_bytes=self.weight_bytes, seed=0, profile=False)
+        beside.deadline_s, beside.max_regions = math.inf, sys.maxsize
         for name, prepared in beside._prepared.items():
             beside.reset()
             beside.switch(name)
@@ -380,7 +438,8 @@ def load(path: str | os.PathLike[str], *, threads: int = 1, allow_native: bool =
             for name, kind in zip(program.initial, program.modes[0].state, strict=True))
         subnets.append(Loaded(about, program, tuple(map(kernels.of, program.regions)), initial,
                               *contents.references[about.name]))
-    model = Model(subnets, dict(host_ops or {}), contents.provenance, limits, seed=seed, profile=profile,
+    model = Model(subnets, dict(host_ops or {}), contents.provenance, limits,
+                  fallback=reader.manifest.fallback, seed=seed, profile=profile,
                   weight_bytes=sum(array.nbytes for array in contents.weights.stored.values()))
     del contents, kernels
     _give_back(reader.mapped)

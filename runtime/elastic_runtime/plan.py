@@ -26,6 +26,7 @@ from elastic_runtime.binding import Builder, Registers, Signature, builder, tell
 from elastic_runtime.check import describe, leaves
 from elastic_runtime.engines import Kernel
 from elastic_runtime.errors import (
+    BudgetExceeded,
     DeadlineExceeded,
     ElasticRuntimeError,
     ExecutionError,
@@ -53,6 +54,7 @@ from elastic_runtime.schema import (
     ValueType,
     decode_literal,
 )
+from elastic_runtime.worst import jumps
 
 StepFunction = Callable[[Registers], None]
 
@@ -80,14 +82,15 @@ class Random:
 
 @dataclass(frozen=True)
 class Plan:
-    """`template`: the registers of a fresh call. `blocks`: per block its steps and its end. `state`: per entry
-    the registers of the carried state."""
+    """`template`: the registers of a fresh call. `blocks`: per block its steps and its end. `regions`: per block
+    which of its steps run a region. `state`: per entry the registers of the carried state."""
 
     template: list[Any]
     blocks: tuple[tuple[tuple[StepFunction, ...], EndFunction], ...]
     signatures: tuple[Signature, ...]
     state: tuple[tuple[int, ...], ...]
     place: tuple[int, ...]
+    regions: tuple[tuple[bool, ...], ...]
 
     def run(self, registers: Registers, block: int, path: list[int], max_steps: int | None) -> Exit:
         """Run from `block` until the call ends, noting the blocks taken in `path`."""
@@ -102,17 +105,24 @@ class Plan:
                 return block
         raise LimitExceeded(max_steps)
 
-    def run_until(self, registers: Registers, block: int, path: list[int], max_steps: int | None,
-                  deadline_s: float) -> Exit:
-        """`run`, but looking at the clock before each block."""
-        start = perf_counter()
+    def run_bounded(self, registers: Registers, block: int, path: list[int], max_steps: int | None,
+                    deadline_s: float, max_regions: float) -> Exit:
+        """`run`, but looking at the clock before each block and each region, and at the number of regions run."""
+        start, ran = perf_counter(), 0
         for _ in repeat(None) if max_steps is None else repeat(None, max_steps):
             elapsed = perf_counter() - start
             if elapsed > deadline_s:
                 raise DeadlineExceeded(deadline_s, elapsed)
             path.append(block)
             steps, end = self.blocks[block]
-            for step in steps:
+            for step, region in zip(steps, self.regions[block], strict=True):
+                if region:
+                    if ran >= max_regions:
+                        raise BudgetExceeded(int(max_regions))
+                    elapsed = perf_counter() - start
+                    if elapsed > deadline_s:
+                        raise DeadlineExceeded(deadline_s, elapsed)
+                    ran += 1
                 step(registers)
             block = end(registers)
             if block.__class__ is not int:
@@ -156,16 +166,6 @@ def choose(end: Terminator, read: Callable[[int], Any]) -> Terminator:
 
 
 # ------------------------------------------------------------------------------------------------- registers
-def _jumps(end: Terminator) -> list[Jump]:
-    if isinstance(end, Jump):
-        return [end]
-    if isinstance(end, Branch):
-        return [end.then, end.orelse]
-    if isinstance(end, Switch):
-        return [end.default, *(jump for _, jump in end.cases)]
-    return []
-
-
 def _coalesce(program: Program) -> list[int]:
     """A register per value: its own number, or that of the value it always equals."""
     same = list(range(len(program.values)))
@@ -179,7 +179,7 @@ def _coalesce(program: Program) -> list[int]:
     sources: dict[int, set[int]] = {}
     users: dict[int, list[int]] = {}
     for block in program.blocks:
-        for jump in _jumps(block.terminator):
+        for jump in jumps(block.terminator):
             for param, value in zip(program.blocks[jump.block].params, jump.args, strict=True):
                 sources.setdefault(param, set()).add(value)
                 users.setdefault(value, []).append(param)
@@ -218,8 +218,10 @@ class _Lowering:
 
     def plan(self) -> Plan:
         program, place = self.program, self.place
+        blocks = [self.block(number) for number in range(len(program.blocks))]
         return Plan(
-            blocks=tuple(self.block(number) for number in range(len(program.blocks))),
+            blocks=tuple((steps, end) for steps, _, end in blocks),
+            regions=tuple(regions for _, regions, _ in blocks),
             template=self.template,
             signatures=tuple(Signature(entry, program.values, place.__getitem__) for entry in program.entries),
             state=tuple(tuple(place[value] for value in program.blocks[entry.block].params[len(entry.inputs):])
@@ -233,7 +235,7 @@ class _Lowering:
         return self.constants[text]
 
     # ------------------------------------------------------------------------------------------------ blocks
-    def block(self, number: int) -> tuple[tuple[StepFunction, ...], EndFunction]:
+    def block(self, number: int) -> tuple[tuple[StepFunction, ...], tuple[bool, ...], EndFunction]:
         block = self.program.blocks[number]
         place = self.place
         last = {place[value]: len(block.steps) for value in _terminator_uses(block.terminator)}
@@ -248,15 +250,17 @@ class _Lowering:
         for register in sorted(held):
             if last.get(register, final) < final:
                 dying.setdefault(last[register], []).append(register)
-        functions = []
+        functions, regions = [], []
         placed = self.placed(block)
         for index, step in enumerate(block.steps):
             if not any(step is append for appends in placed.values() for _, append in appends):
                 functions.append(self.writing(step, placed[index]) if index in placed else self.step(step))
+                regions.append(isinstance(step, RegionStep))
             if index in dying:
                 functions.append(_empty(tuple(dying[index])))
+                regions.append(False)
                 held -= set(dying[index])
-        return tuple(functions), self.end(block.terminator, held)
+        return tuple(functions), tuple(regions), self.end(block.terminator, held)
 
     def placed(self, block: Block) -> dict[int, list[tuple[int, AppendStep]]]:
         """By step: the outputs of a region, by position, that it writes where they are appended."""
@@ -455,7 +459,7 @@ def _step_uses(step: Step) -> list[int]:
 
 
 def _terminator_uses(end: Terminator) -> set[int]:
-    uses = {value for jump in _jumps(end) for value in jump.args}
+    uses = {value for jump in jumps(end) for value in jump.args}
     if isinstance(end, Branch):
         uses.add(end.cond)
     elif isinstance(end, Switch):

@@ -95,6 +95,7 @@ class Prepared:
         self.loaded, self.name, self.program = loaded, loaded.about.name, loaded.program
         self.kernels, self.initial = loaded.kernels, loaded.initial
         self.hosts, self.random, self.limits, self.records = hosts, random, limits, records
+        self.deadline_s, self.max_regions = loaded.about.budget.deadline_s, loaded.about.budget.regions
         modes = self.program.modes
         self.stateful = len(modes) > 1 or bool(modes[0].state)
         self.blocks = tuple(entry.block for entry in self.program.entries)

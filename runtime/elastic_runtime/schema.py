@@ -338,8 +338,18 @@ class FileEntry(Data):
     sha256: str
 
 
+class Budget(Data):
+    """What one call may cost: regions run, and seconds. None: no bound. Both are looked at between regions."""
+
+    regions: int | None = None
+    deadline_s: float | None = None
+
+
 class Subnet(Data):
     """One program of the bundle, that `Model.switch` takes by `name`. `program` and `reference` are file names.
+
+    `budget` holds for its calls unless the application sets another. `worst`: the most regions that a call can run
+    whatever its input; None where a loop has no bound that is known.
 
     `config`: the configuration that it was made with, flattened ("blocks.0.heads": 4), and `quality`, what its maker
     measured (higher is better): both informative, the latter for `Model.select`.
@@ -350,6 +360,8 @@ class Subnet(Data):
     reference: str
     config: dict[str, bool | int | float | str] = {}
     quality: float | None = None
+    budget: Budget = Budget()
+    worst: int | None = None
 
 
 class View(Data, tag_field="t", tag="view"):
@@ -404,6 +416,7 @@ class Manifest(Data):
 
     A bundle of one program has one subnet. The first of `subnets` is active after loading. `parts` names the file of
     `Parts`, `sharing` that of `Sharing`; `tables` are latency tables (`elastic_runtime.latency_table`).
+    `fallback`: the subnet, without state, that gives the result of a call which its budget ended; "" for none.
     """
 
     format: str
@@ -416,6 +429,7 @@ class Manifest(Data):
     provenance: str
     files: tuple[FileEntry, ...]
     tables: tuple[str, ...] = ()
+    fallback: str = ""
 
 
 class ReferenceCall(Data):

@@ -241,6 +241,12 @@ class Stand:
     side: int = 0
     test: int | None = None
 
+    def key(self) -> Any:
+        """What decides everything that follows from here."""
+        return self.block, self.position, tuple(
+            (arg.shape, arg.dtype.str, arg.tobytes()) if isinstance(arg, np.ndarray) else (type(arg), repr(arg))
+            for arg in self.args)
+
     def next(self, jump: schema.Jump, side: int, test: int | None, args: tuple[Any, ...]) -> Stand:
         position = self.position if test is None else test + 1
         return Stand(jump.block, args, position, self, self.length + 1, side, test)
@@ -292,9 +298,13 @@ class Search:
         """Every way to match the branches from `block` on with the tests."""
         stack = [Stand(block, args, 0, None, 0)]
         longest = LONGEST + 4 * len(self.tests)
+        seen: set[Any] = set()
         while stack and self.budget > 0:
-            self.budget -= 1
             here = stack.pop()
+            if here.key() in seen:
+                continue
+            seen.add(here.key())
+            self.budget -= 1
             if here.length > longest:
                 self.complain(f"the compiled program runs on for {here.length} blocks")
                 continue

@@ -7,7 +7,7 @@ import torch
 
 import elastic_compile as ec
 import elastic_runtime as er
-from tests.elastic.supernets import ActiveNet, DeepNet, WideNet, scramble
+from tests.elastic.supernets import ActiveNet, DeepNet, Streaming, WideNet, scramble
 
 CASES = {
     "depth": (DeepNet, {"d4": 4, "d2": 2, "exit": {"depth": 3, "sure": 1.0}}, (1, 32)),
@@ -73,3 +73,64 @@ def test_a_subnet_that_is_not_there(tmp_path):
     with pytest.raises(er.InputError, match="one of a"):
         model.switch("b")
     assert model.active == "a"
+
+
+class Settling(torch.nn.Module):
+    """Rounds until the data has settled; `once` is the cheap way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 4)
+
+    def forward(self, x):
+        while x.abs().max() > 1:
+            x = self.layer(x)
+        return x
+
+    def once(self, x):
+        return self.layer(x).clamp(-1, 1)
+
+
+def settling(scale: float) -> Settling:
+    made = Settling().eval()
+    with torch.no_grad():
+        made.layer.weight.copy_(torch.eye(4) * scale)
+        made.layer.bias.zero_()
+    return made
+
+
+def test_a_programs_fallback_answers_for_an_input_that_never_settles(tmp_path):
+    module = settling(1.0)  # what is above 1 stays above 1 for ever
+    x = torch.full((1, 4), 0.5)
+    program = ec.compile(settling(0.5), [(x * 8,)], budget=ec.Budget(regions=40), fallback=module.once)
+    program.save(tmp_path / "p.elastic")
+    model = er.load(tmp_path / "p.elastic", self_test=True)
+    np.testing.assert_allclose(model((x * 8).numpy()), x * 2)
+    assert model.last_subnet == "main"
+    np.testing.assert_allclose(model((x * 2.0**60).numpy()), torch.ones(1, 4))
+    assert model.last_subnet == "fallback"
+    with pytest.raises(ec.ExampleError, match="a loop that only the data ends"):
+        ec.compile(module, [(x,)], fallback=module.forward)
+
+
+def test_a_familys_smallest_subnet_answers_when_the_deadline_is_past(tmp_path):
+    supernet = scramble(DeepNet())
+    x = torch.randn(1, 32)
+    family = ec.compile_family(supernet, {"exit": {"depth": 4, "sure": 1e9}, "d1": 1}, [(x,)], fallback="d1")
+    family.save(tmp_path / "f.elastic")
+    assert family.packed.subnets[0].worst >= 4 and family.packed.subnets[1].worst == 1
+    assert "takes over when a call exceeds its budget" in family.inspect()
+    model = er.load(tmp_path / "f.elastic")
+    with torch.no_grad():
+        whole, cheap = supernet.subnet(4)(x), supernet.subnet(1)(x)
+    np.testing.assert_allclose(model(x.numpy()), whole, rtol=1e-4, atol=1e-5)
+    for bounds in ({"deadline_s": 0.0}, {"max_regions": 2}):
+        np.testing.assert_allclose(model.bounded(**bounds)(x.numpy()), cheap, rtol=1e-4, atol=1e-5)
+        assert (model.last_subnet, model.active) == ("d1", "exit")
+    with pytest.raises(ec.ExampleError, match="no subnet"):
+        ec.compile_family(supernet, {"d1": 1}, [(x,)], fallback="d2")
+
+
+def test_a_fallback_beside_state_is_refused():
+    with pytest.raises(ec.ExampleError, match="keeps state between calls"):
+        ec.compile_family(scramble(Streaming()), {"a": ["l0"], "b": ["l1"]}, [(torch.randn(1, 8),)], fallback="a")

@@ -383,6 +383,11 @@ class Writer:
             options.append("self.count")
         return self.pick(*options)
 
+    def up_to_four(self, scope: Scope) -> str:
+        """A number of trips. Nothing is asked of a number that cannot be larger: the answer could not be forced."""
+        number = self.host_int(scope)
+        return number if number.endswith("% 3") or number.startswith(("min(", "len(h")) else f"min({number}, 4)"
+
     def host_float(self, scope: Scope) -> str:
         t = self.pick(*scope.of(TENSOR))
         options = [f"{t}.mean().item()", f"float({t}.max())", f"{t}[0, 0].item() * 0.5", self.number()]
@@ -635,7 +640,7 @@ class Writer:
         options: list[tuple[str, dict[str, str]]] = [
             (f"for {i} in range({2 + self.below(3)}):", {i: INT}),
             (f"for {i} in range({2 + self.below(3)}):", {i: INT}),
-            (f"for {i} in range(min({self.host_int(scope)}, 4)):", {i: INT}),
+            (f"for {i} in range({self.up_to_four(scope)}):", {i: INT}),
             (f"for {t} in ({self.tensor(scope, 1)}, {self.tensor(scope, 1)}):", {t: TENSOR}),
         ]
         for module in scope.modules:

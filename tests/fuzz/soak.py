@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import sys
 import time
@@ -20,6 +21,8 @@ from tests.fuzz import harness
 from tests.fuzz.generator import write
 
 PROGRESS = 100
+#: A process runs so many programs; PyTorch keeps something of each.
+PER_PROCESS = 500
 
 
 def source_of(seed: int, number: int) -> str:
@@ -48,8 +51,10 @@ def summary(counts: Counter[str]) -> str:
     return ", ".join(f"{label}: {n}" for label, n in counts.most_common())
 
 
-def soak(programs: int, seed: int, log: Path, onnxruntime_every: int) -> Counter[str]:
-    """Run what the log does not have yet. Returns the counts by outcome, those in the log included."""
+def soak(programs: int, seed: int, log: Path, onnxruntime_every: int) -> tuple[Counter[str], bool]:
+    """Run what the log does not have yet, as much as one process may: one in which a program was stopped is not used
+    again, for the stop can leave PyTorch's modes on. Returns the counts by outcome, those in the log included, and
+    whether everything has run."""
     done = finished(log)
     counts = Counter(done.values())
     folder = log.with_name(f"{log.stem}_failures")
@@ -74,7 +79,9 @@ def soak(programs: int, seed: int, log: Path, onnxruntime_every: int) -> Counter
                 left = (programs - len(done) - ran) * pace / 60
                 print(f"{len(done) + ran} of {programs}, {pace:.2f} s each, {left:.0f} min left: {summary(counts)}",
                       flush=True)
-    return counts
+            if outcome.kind == "slow" or ran == PER_PROCESS:
+                return counts, len(done) + ran == programs
+    return counts, True
 
 
 def main() -> int:
@@ -87,10 +94,13 @@ def main() -> int:
     given = parser.parse_args()
     torch.set_num_threads(1)
     try:
-        counts = soak(given.programs, given.seed, given.log, given.onnxruntime_every)
+        counts, finished_all = soak(given.programs, given.seed, given.log, given.onnxruntime_every)
     except KeyboardInterrupt:
         print(f"interrupted; the same command goes on from {given.log}")
         return 130
+    if not finished_all:
+        sys.stdout.flush()
+        os.execv(sys.executable, [sys.executable, "-m", "tests.fuzz.soak", *sys.argv[1:]])
     print(summary(counts))
     return int(any(label.startswith(("wrong", "broken")) for label in counts))
 

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from elastic_runtime import schema as s
+from elastic_runtime.worst import worst_path
 
 _CODES = {"bool": "BOOL", "int8": "I8", "uint8": "U8", "int16": "I16", "int32": "I32", "int64": "I64",
           "float16": "F16", "float32": "F32", "float64": "F64", "complex64": "C64", "complex128": "C128"}
@@ -224,6 +225,14 @@ def write_bundle(path: Path, made: s.Program, weights: Mapping[str, np.ndarray] 
 
 def seal(path: Path, **changes: object) -> None:
     """Write the manifest of what lies in `path`; `changes` replace its fields."""
+    def about(name: str, ending: str) -> s.Subnet:
+        program, reference = f"program{ending}.json", f"reference{ending}.json"
+        try:
+            worst = worst_path(s.decode((path / program).read_bytes(), s.Program))
+        except Exception:  # a program made to be refused
+            worst = None
+        return s.Subnet(name=name, program=program, reference=reference, worst=worst)
+
     others = [file.name.split(".")[1] for file in sorted(path.glob("program.*.json"))]
     entries = []
     for file in sorted(path.iterdir()):
@@ -232,9 +241,7 @@ def seal(path: Path, **changes: object) -> None:
             entries.append(s.FileEntry(name=file.name, size=len(data), sha256=hashlib.sha256(data).hexdigest()))
     manifest = s.Manifest(format=s.FORMAT, version=s.SCHEMA_VERSION, name="handmade", weights="weights.safetensors",
                           parts="weights.json", sharing="sharing.json", provenance="provenance.json",
-                          subnets=(s.Subnet(name="main", program="program.json", reference="reference.json"), *(
-                              s.Subnet(name=name, program=f"program.{name}.json", reference=f"reference.{name}.json")
-                              for name in others)),
+                          subnets=(about("main", ""), *(about(name, f".{name}") for name in others)),
                           files=tuple(entries))
     plain = msgspec.to_builtins(manifest) | changes
     (path / "manifest.json").write_text(json.dumps(plain))

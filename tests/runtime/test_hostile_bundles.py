@@ -509,3 +509,26 @@ def test_an_engine_that_fails_names_the_file(bundle, monkeypatch):
 def test_threads(bundle, threads):
     with pytest.raises(er.InputError, match="threads"):
         er.load(bundle, threads=threads)
+
+
+@pytest.mark.parametrize("change,rule", [
+    (lambda p: p["subnets"][0]["budget"].update(regions=0), "subnet-budget"),
+    (lambda p: p["subnets"][0]["budget"].update(regions=-1), "subnet-budget"),
+    (lambda p: p["subnets"][0]["budget"].update(deadline_s=0.0), "subnet-budget"),
+    (lambda p: p["subnets"][0]["budget"].update(deadline_s=float("inf")), "subnet-budget"),
+    (lambda p: p["subnets"][0]["budget"].update(deadline_s=float("nan")), "subnet-budget"),
+    (lambda p: p["subnets"][0]["budget"].update(hours=1), "json-schema"),
+    (lambda p: p["subnets"][0].update(worst=-1), "subnet-budget"),
+    (lambda p: p["subnets"][0].update(worst=1), "subnet-worst"),
+    (lambda p: p["subnets"][0].update(worst=None), "subnet-worst"),
+    (lambda p: p.update(fallback="none"), "fallback"),
+])
+def test_budgets_and_fallbacks_that_mean_nothing(bundle, change, rule):
+    edit(bundle, "manifest.json", change, reseal=False)
+    refused(bundle, "manifest.json", rule)
+
+
+def test_a_fallback_that_keeps_state(tmp_path):
+    path = write_bundle(tmp_path / "b", running_sum(), RUNNING_SUM_WEIGHTS)
+    edit(path, "manifest.json", lambda plain: plain.update(fallback="main"), reseal=False)
+    refused(path, "manifest.json", "fallback")

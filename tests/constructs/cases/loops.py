@@ -762,3 +762,47 @@ class LevelTokens(nn.Module):
 @case(paths=4, seed=2)
 def table_of_scales():
     return LevelTokens(), [(integers(s, 4, 3),) for s in range(48)]
+
+
+class ParameterGates(nn.Module):
+    """`nn.ParameterList` is iterated by a generator of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.gates = nn.ParameterList(nn.Parameter(torch.randn(4)) for _ in range(3))
+
+    def forward(self, x):
+        for gate in self.gates:
+            if (x * gate).sum() > 0:
+                x = torch.tanh(x * gate) - 0.1
+        return x
+
+
+@case(paths=8)
+def parameter_list():
+    return ParameterGates(), [(x,) for x in sweep(200, 1, 4)]
+
+
+_made = {}
+exec("def steps(self, n):\n    for a in range(n):\n        for b in range(2):\n            yield a * 2 + b\n", _made)
+
+
+class GeneratorWithoutSource(nn.Module):
+    """A generator that cannot be rewritten holds where it is in iterators without a name."""
+
+    steps = _made["steps"]
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(4))
+
+    def forward(self, x):
+        for i in self.steps(2):
+            if self.layers[i](x).sum() > 0:
+                x = torch.tanh(self.layers[i](x))
+        return x
+
+
+@case(paths=None)
+def generator_without_source():
+    return GeneratorWithoutSource(), [(x,) for x in sweep(40, 1, 4)]
