@@ -68,8 +68,11 @@ class Builder:
             for root in exploration.roots:
                 if root.mode == number:
                     self.entry(root, params[root.entry])
+            names = tuple(map(readable, mode.names))
             modes.append(schema.Mode(
-                entries=tuple(range(first, len(self.entries))), state=tuple(self.kind(v) for v in mode.values)))
+                entries=tuple(range(first, len(self.entries))), state=tuple(self.kind(v) for v in mode.values),
+                names=names if all(names) and len(set(names)) == len(names) else (),
+                static={readable(label): text for label, text in mode.static.items()}))
         initial = []
         for value in exploration.initial:
             known = isinstance(value, torch.Tensor)

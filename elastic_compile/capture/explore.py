@@ -15,7 +15,7 @@ import copy
 import ctypes
 import sys
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ import torch
 
 from elastic_compile.capture.hooks import Call, Hooks
 from elastic_compile.capture.liveness import Liveness
-from elastic_compile.capture.state import Heap, State, Walker, content_of, put_back
+from elastic_compile.capture.state import ATOMS, Heap, State, Walker, content_of, put_back
 from elastic_compile.capture.structure import keys, take_apart
 from elastic_compile.capture.symbols import as_expr
 from elastic_compile.capture.text import is_data, readable
@@ -79,13 +79,16 @@ class ModeState:
     """The state that one call leaves to the next: what changed in objects that exist before the call.
 
     `key` is its static part; `content` the changed objects' content with `StateHole`s for run-time values;
-    `values` the values that stand for them, the parameters of every root of the mode.
+    `values` the values that stand for them, the parameters of every root of the mode. `names`: where each of the
+    values lives, as a heap label; `static`: the changed content that is no run-time value, by label, as text.
     """
 
     key: Any
     content: tuple[tuple[int, Any], ...]
     values: tuple[int, ...]
     tensors: tuple[tuple[int, int], ...]
+    names: tuple[str, ...]
+    static: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -201,12 +204,14 @@ class Explorer:
     def first_mode(self, state_tensors: frozenset[int], state_numbers: frozenset[Any]) -> ModeState:
         """Mode 0: nothing has changed; tensors and numbers known to be state are parameters."""
         values: list[int] = []
+        names: list[str] = []
         tensors: list[tuple[int, int]] = []
         for ident in sorted(state_tensors, key=lambda i: list(self.heap.tensors).index(i)):
             real = self.heap.tensors[ident]
             number, _ = self.stand_in(real)
             tensors.append((ident, number))
             values.append(number)
+            names.append(self.heap.tensor_names[ident])
             self.initial.append(real)
         content: list[tuple[int, Any]] = []
         for owner, key in sorted(state_numbers, key=repr):
@@ -215,8 +220,9 @@ class Explorer:
             self.state_symbols[(owner, key)] = symbolic
             content.append((owner, (key, symbolic)))
             values.append(number)
+            names.append(f"{self.heap.names[owner]}[{key!r}]")
             self.initial.append(original)
-        return ModeState((), tuple(content), tuple(values), tuple(tensors))
+        return ModeState((), tuple(content), tuple(values), tuple(tensors), tuple(names), {})
 
     # -- the loop over paths
     def run(self) -> Exploration:
@@ -580,15 +586,49 @@ class Explorer:
                     state.slots[path].write(StateHole(len(values)))
             values.append(number)
         content = tuple((i, copy.deepcopy(content_of(self.heap.objects[i]), memo)) for i in changed)
+        places, static = self.labels(content)
+        names = [places.get(index, "") for index in range(len(values))]
         tensors = []
         for ident, _ in self.modes[0].tensors:
             number, _ = self.stand_in(self.heap.tensors[ident])
             tensors.append((ident, number))
             values.append(number)
-        self.modes.append(ModeState(state.key, content, tuple(values), tuple(tensors)))
+            names.append(self.heap.tensor_names[ident])
+        self.modes.append(ModeState(state.key, content, tuple(values), tuple(tensors), tuple(names), static))
         for entry in range(len(self.entries)):
             self.add_root(entry, len(self.modes) - 1)
         return len(self.modes) - 1
+
+    def labels(self, content: Sequence[tuple[int, Any]]) -> tuple[dict[int, str], dict[str, str]]:
+        """Of saved content: where each hole is, by its index, and what else differs from the first state."""
+        places: dict[int, str] = {}
+        static: dict[str, str] = {}
+
+        def walk(value: Any, label: str) -> None:
+            if isinstance(value, StateHole):
+                places.setdefault(value.index, label)
+            elif isinstance(value, dict):
+                for key, item in value.items():
+                    walk(item, f"{label}[{key!r}]")
+            elif isinstance(value, (list, tuple)):
+                static[label] = f"{type(value).__name__} of {len(value)}"
+                for index, item in enumerate(value):
+                    walk(item, f"{label}[{index}]")
+            elif hasattr(value, "__dict__") and not isinstance(value, (torch.Tensor, type, types.FunctionType)):
+                static[label] = type(value).__name__
+                walk(vars(value), label)
+            else:
+                static[label] = repr(value)[:200] if type(value) in ATOMS else type(value).__name__
+
+        for number, items in content:
+            saved = dict(zip(items[: len(items) // 2], items[len(items) // 2:])) if isinstance(
+                self.heap.objects[number], dict) else dict(enumerate(items))
+            for key, _, _ in self.heap.differences(number):
+                if key in saved:
+                    walk(saved[key], f"{self.heap.names[number]}[{key!r}]")
+                else:
+                    static[f"{self.heap.names[number]}[{key!r}]"] = "absent"
+        return places, static
 
     def knowledge(self, symbols: Sequence[Any]) -> tuple[Any, ...]:
         """What the path knows of the symbols that live on behind a join, in names that do not depend on the path."""

@@ -312,7 +312,9 @@ class _Hoist:
 
     def longer(self, mode: schema.Mode, wanted: list[Any]) -> schema.Mode:
         kinds = tuple(self.values[self.examples[key]] for key in wanted)
-        return _with(mode, state=(*mode.state, *kinds))
+        told = len(mode.names) == len(mode.state)
+        names = (*mode.names, *(self.names[key] for key in wanted)) if told else ()
+        return _with(mode, state=(*mode.state, *kinds), names=names)
 
     def name(self, key: Any) -> str:
         """A name that any program with the same computation gives to its result."""

@@ -162,20 +162,16 @@ class Prepared:
         if mode == 0 and state is other.initial:
             return 0, self.initial
         before = other.program.modes[mode]
-        held = dict(zip(before.names, state, strict=True)) if before.names or not state else None
+        told = len(before.names) == len(state)
+        held = dict(zip(before.names, state, strict=True)) if told else {}
+        known = {place for one in self.program.modes for place in (*one.names, *one.static)}
+        carried = known.intersection((*before.names, *before.static))
         lacking: list[str] = []
-        mine = self.program.modes
-        for number in sorted(range(len(mine)), key=lambda number: -len(mine[number].static)):
-            after = mine[number]
-            if not after.static.items() <= before.static.items():
+        for number, after in sorted(enumerate(self.program.modes), key=lambda item: -len(item[1].state)):
+            if not after.static.items() <= before.static.items() or not carried <= {*after.names, *after.static}:
                 continue
-            left = before.static.keys() - after.static.keys()
-            if any(left & candidate.static.keys() for candidate in mine):
-                continue
-            if not after.state:
-                return number, ()
-            if held is None or not after.names:
-                lacking.append("names of its state: the bundle does not tell them")
+            if after.state and not (told and after.names):
+                lacking.append("names of its state, which the bundle does not tell")
                 continue
             dims: dict[str, int | str] = {}
             missing = [f"{name}: {describe(kind)}" for name, kind in zip(after.names, after.state, strict=True)

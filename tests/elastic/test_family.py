@@ -134,3 +134,55 @@ def test_a_familys_smallest_subnet_answers_when_the_deadline_is_past(tmp_path):
 def test_a_fallback_beside_state_is_refused():
     with pytest.raises(ec.ExampleError, match="keeps state between calls"):
         ec.compile_family(scramble(Streaming()), {"a": ["l0"], "b": ["l1"]}, [(torch.randn(1, 8),)], fallback="a")
+
+
+def test_state_is_carried_by_the_place_in_the_module(tmp_path):
+    """Three layers that each sum up what they saw; a switch keeps the sums of the layers that go on."""
+    supernet = scramble(Streaming())
+    configs = {"all": ["l0", "l1", "l2"], "ends": ["l0", "l2"], "first": ["l0"]}
+    ec.compile_family(supernet, configs, [(torch.randn(1, 8),)]).save(tmp_path / "f.elastic")
+    model = er.load(tmp_path / "f.elastic", self_test=True)
+    modules = {name: supernet.subnet(config) for name, config in configs.items()}
+    for number, name in enumerate(["all", "all", "ends", "ends", "first"]):
+        x = torch.randn(1, 8, generator=torch.Generator().manual_seed(number))
+        model.switch(name)
+        with torch.no_grad():
+            expected = modules[name](x)
+        np.testing.assert_allclose(model(x.numpy()), expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(er.SwitchRefused, match=r"all needs layers\.l1\.seen: float32\[1, 8\]"):
+        model.switch("all")
+
+
+class Cached(torch.nn.Module):
+    """Keeps what it was given first; later calls add to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept = None
+        self.layer = torch.nn.Linear(8, 8)
+
+    def forward(self, x):
+        self.kept = x if self.kept is None else self.kept + x
+        return self.layer(self.kept)
+
+
+class CachedStack(Streaming):
+    def __init__(self) -> None:
+        torch.nn.Module.__init__(self)
+        self.layers = torch.nn.ModuleDict({"l0": Cached(), "l1": Cached()})
+
+
+def test_a_cache_that_the_first_call_made_goes_over_to_a_shallower_subnet(tmp_path):
+    supernet = scramble(CachedStack())
+    configs = {"two": ["l0", "l1"], "one": ["l0"]}
+    ec.compile_family(supernet, configs, [(torch.randn(1, 8),)]).save(tmp_path / "f.elastic")
+    model = er.load(tmp_path / "f.elastic", self_test=True)
+    modules = {name: supernet.subnet(config) for name, config in configs.items()}
+    for number, name in enumerate(["two", "two", "one", "one"]):
+        x = torch.randn(1, 8, generator=torch.Generator().manual_seed(number))
+        model.switch(name)
+        with torch.no_grad():
+            expected = modules[name](x)
+        np.testing.assert_allclose(model(x.numpy()), expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(er.SwitchRefused):
+        model.switch("two")
