@@ -18,21 +18,24 @@ Entry = Callable[[tuple[Any, ...], dict[str, Any]], "tuple[Any, tuple[Any, ...]]
 
 
 def _direct(target: Any) -> Entry:
-    """A builtin with the operator's own signature."""
-    names = [argument.name for argument in target._schema.arguments]
+    """A builtin with the operator's own signature; one int stands for a list of equal ones, as in `stride=2`."""
+    arguments = target._schema.arguments
+    names = [argument.name for argument in arguments]
 
     def entry(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, tuple[Any, ...]] | None:
         if not set(kwargs) <= set(names) or any(isinstance(a, str) for a in (*args, *kwargs.values())):
             return None
         values = list(args)
-        for argument in target._schema.arguments[len(args):]:
+        for argument in arguments[len(args):]:
             if argument.name in kwargs:
                 values.append(kwargs[argument.name])
             elif argument.has_default_value():
                 values.append(argument.default_value)
             else:
                 return None
-        return target, tuple(values)
+        return target, tuple(
+            [value] * argument.N if argument.N and isinstance(value, (int, torch.SymInt)) else value
+            for argument, value in zip(arguments, values, strict=True))
 
     return entry
 

@@ -67,12 +67,14 @@ def active(supernet):
     return exact
 
 
+@pytest.mark.slow
 def test_hat_with_arbitrary_cross_attention(tmp_path):
     supernet = scramble(Hat())
     call = (torch.tensor([[3, 1, 4, 1, 5, 9]]), torch.tensor([[2, 7, 1, 8]]))
     compare(supernet, distinct(Hat.sample), [call], tmp_path, active(supernet))
 
 
+@pytest.mark.slow
 def test_tdnn_depth_kernel_and_width(tmp_path):
     supernet = scramble(Tdnn())
     compare(supernet, distinct(Tdnn.sample), [(torch.randn(2, 24, 30),)], tmp_path, active(supernet))

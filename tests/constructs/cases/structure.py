@@ -589,3 +589,16 @@ class Sorted(nn.Module):
 @case(paths=6, seed=2)
 def sorted_by_tensor_key():
     return Sorted(), [(x,) for x in sweep(32, 1, 2)]
+
+
+def convolved_by_numbers(x):
+    """Strides, paddings and dilations as single numbers."""
+    weight = torch.ones(2, 3, 3)
+    if x.sum() > 0:
+        return F.conv1d(x, weight, padding=1), F.conv2d(x[..., None], weight[..., None], stride=2)
+    return F.conv1d(x, weight, None, 2, "valid"), F.conv_transpose1d(x, weight.transpose(0, 1), stride=2)
+
+
+@case(paths=2)
+def convolutions_with_numbers():
+    return convolved_by_numbers, [(x.expand(1, 3, 8) * 1.0,) for x in (torch.ones(1), -torch.ones(1))]
