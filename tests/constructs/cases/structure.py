@@ -6,6 +6,7 @@ import types
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from tests.constructs.registry import case, normal, sweep
