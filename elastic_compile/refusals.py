@@ -156,4 +156,6 @@ def refuse(code: str, site: Any = None, **fields: Any) -> Refusal:
             "file": site.file, "line": site.line, "column": site.column, "width": width,
             "source": site.text.splitlines()[0] if site.text else "",
         }
-    return Refusal(entry.title.format(**fields), code=code, reason=entry.reason, hint=entry.hint, **position)
+    return Refusal(
+        entry.title.format(**fields), code=code, reason=entry.reason.format(**fields), hint=entry.hint.format(**fields),
+        **position)

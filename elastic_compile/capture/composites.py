@@ -70,6 +70,21 @@ def _batch_norm(
     )
 
 
+def batch_norm_in_training(
+    input: torch.Tensor, running_mean: Any, running_var: Any, weight: Any = None, bias: Any = None,
+    training: bool = False, momentum: float = 0.1, eps: float = 1e-5,
+) -> torch.Tensor:
+    """`F.batch_norm` where it may use the batch's own statistics: PyTorch's operator changes the running ones out of
+    sight, so they are updated by operations of their own."""
+    if training and running_mean is not None:
+        dims = [0, *range(2, input.dim())]
+        with torch.no_grad():
+            running_mean.mul_(1 - momentum).add_(input.mean(dims) * momentum)
+            running_var.mul_(1 - momentum).add_(input.var(dims, correction=1) * momentum)
+        running_mean = running_var = None
+    return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+
+
 def _attention(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, tuple[Any, ...]] | None:
     names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
     given = dict(zip(names, args)) | kwargs

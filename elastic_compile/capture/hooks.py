@@ -111,6 +111,8 @@ class Hooks:
             if kind is functools.partial:
                 args, kwargs, fn = (*fn.args, *args), {**fn.keywords, **kwargs}, fn.func
             elif kind is types.MethodType:
+                if depends_on_host(fn):
+                    break
                 args, fn = (fn.__self__, *args), fn.__func__
             elif isinstance(fn, torch.nn.Module):
                 fn, args, kwargs = self.module_call(fn, args, kwargs)
@@ -239,6 +241,8 @@ class Hooks:
         tracer.site = site
         if isinstance(value, torch.Tensor) and value.dtype != torch.bool and value.numel() == 1:
             value = value != 0
+        if type(value) is torch.SymFloat:
+            return not self.is_zero(value)
         return bool(value)
 
     # -- iteration
@@ -362,7 +366,12 @@ class Hooks:
     def getitem(self, site: Any, target: Any, key: Any) -> Any:
         self.tracer.site = site
         if isinstance(target, torch.Tensor):
-            return select(self.tracer, target, self.tensor_key(key))
+            key = self.tensor_key(key)
+            if has_symbolic_index(key) and not isinstance(key, tuple) and target.dim() and (
+                self.handles_errors(sys._getframe(1))
+            ):
+                self.check_index(key, target.shape[0])
+            return select(self.tracer, target, key)
         if is_data(key) and isinstance(target, (dict, torch.nn.ModuleDict, torch.nn.ParameterDict)):
             found = self.same_text(site, key, list(target.keys()))
             if found is None:
@@ -373,6 +382,16 @@ class Hooks:
         if type(key) in SYMBOLIC or (isinstance(key, torch.Tensor) and isinstance(target, (list, tuple, *Indexed))):
             key = self.choose(site, target, key)
         return target[key]
+
+    def check_index(self, index: Any, size: Any) -> None:
+        """Where the program handles errors, an index that is out of range is found here, not by the runtime."""
+        if not (bool(index < size) and bool(index >= -size)):
+            raise of_the_program(IndexError("index out of range"))
+
+    def handles_errors(self, frame: types.FrameType) -> bool:
+        """Whether the frame, or a rewritten one that it is called from, is in the body of a `try`."""
+        frames = [frame, *(call.frame for call in self.stack if call.frame is not None)]
+        return any(in_a_try(one.f_code, one.f_lasti) for one in frames)
 
     def tensor_key(self, key: Any) -> Any:
         """An index of a tensor with 0-d integer tensors read as numbers, which select as Python's ints do."""
@@ -446,6 +465,16 @@ def site_of(fn: types.FunctionType, instruction: dis.Instruction) -> Site:
         kind="global", file=file, line=at.lineno or 0, column=at.col_offset or 0, end_line=at.end_lineno or 0,
         end_column=at.end_col_offset or 0, text=text, snippet=text.strip(), live=(), opaque=False,
     )
+
+
+def in_a_try(code: types.CodeType, at: int) -> bool:
+    """Whether an instruction stands in the body of a `try`; a `with` is none."""
+    for entry in dis._parse_exception_table(code):
+        if entry.start <= at < entry.end and not entry.lasti:
+            handler = [i.opname for i in dis.get_instructions(code) if i.offset >= entry.target][:2]
+            if "WITH_EXCEPT_START" not in handler:
+                return True
+    return False
 
 
 def may_hold_text(fn: Any) -> bool:

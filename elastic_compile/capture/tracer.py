@@ -10,12 +10,16 @@ through an alias is data flow here, whatever decision lies between the two.
 from __future__ import annotations
 
 import contextlib
+import dis
+import sys
+import types
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import sympy
 import torch
+import torch.nn.functional as F
 import torch.utils._pytree as pytree
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
@@ -27,7 +31,7 @@ from torch._subclasses.fake_tensor import (
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from elastic_compile.capture.composites import COMPOSITES
+from elastic_compile.capture.composites import COMPOSITES, batch_norm_in_training
 from elastic_compile.capture.randomness import RANDOM
 from elastic_compile.capture.symbols import Symbols, as_expr
 from elastic_compile.capture.text import Texts
@@ -634,6 +638,8 @@ class Tracer:
             return self.attention(*args, **kwargs)
         if torch.Tag.nondeterministic_seeded in target.tags and target not in WITHOUT_DROPOUT:
             return self.random(target, args, kwargs)
+        if target in SQUEEZES and any(as_expr(size) is not None for size in args[0].shape):
+            return self.squeeze(*args)
         if target in OF_SOMETHING:
             self.check_not_empty(target, args, kwargs)
         if self.replaying:
@@ -703,6 +709,24 @@ class Tracer:
                     aten._linalg_check_errors.default(torch.ones((), dtype=info.dtype), name, is_matrix=True)
             except Exception as error:
                 raise of_the_program(error) from None
+
+    def rows(self, tensor: torch.Tensor, dim: int, wanted: int | None) -> tuple[torch.Tensor, ...]:
+        """As many parts of a tensor along `dim` as the program unpacks; whether there are so many is decided here."""
+        if wanted is None:
+            raise stop("EC115", self.site)
+        if not bool(tensor.shape[dim] == wanted):
+            raise of_the_program(ValueError(f"not {wanted} values to unpack"))
+        return tuple(tensor.select(dim, i) for i in range(wanted))
+
+    def squeeze(self, tensor: torch.Tensor, dims: Any = None) -> torch.Tensor:
+        """`tensor` without those of `dims` (all where None) whose size is 1, where sizes that data decides are asked
+        for: what is recorded has as many dimensions as the path says."""
+        given = range(tensor.dim()) if dims is None else [dims] if isinstance(dims, int) else dims
+        result = self.operation(aten.alias.default, (tensor,), {}, aten.alias.default)
+        for dim in sorted((dim % max(tensor.dim(), 1) for dim in given), reverse=True):
+            if tensor.dim() and bool(tensor.shape[dim] == 1):
+                result = self.operation(aten.select.int, (result, dim, 0), {}, aten.select.int)
+        return result
 
     def attention(
         self, query: Any, key: Any, value: Any, dropout_p: float = 0.0, is_causal: bool = False, *,
@@ -854,6 +878,20 @@ def _touches_torch(value: Any) -> bool:
     )
 
 
+def unpacked(frame: types.FrameType | None) -> int | None:
+    """How many names the statement assigns that iterates over a tensor (`a, b = tensor`), where that is what calls."""
+    while frame is not None and frame.f_code is not torch.Tensor.__iter__.__code__:
+        frame = frame.f_back if frame.f_globals.get("__name__", "").startswith("torch") else None
+    caller = frame.f_back if frame is not None else None
+    while caller is not None and caller.f_globals.get("__name__", "").startswith("torch."):
+        caller = caller.f_back
+    if caller is None:
+        return None
+    code = caller.f_code.co_code
+    at = caller.f_lasti
+    return code[at + 1] if dis.opname[code[at]] == "UNPACK_SEQUENCE" else None
+
+
 def _identical(a: Any, b: Any) -> bool:
     return a is b or (not isinstance(a, torch.Tensor) and type(a) is type(b) and a == b)
 
@@ -878,6 +916,7 @@ OF_SOMETHING = {
     aten.argmax.default, aten.argmin.default, aten.aminmax.default, aten.median.dim, aten.mode.default,
     aten.kthvalue.default,
 }
+SQUEEZES = {aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims}
 FINDS_POSITIONS = {
     aten.argmax.default, aten.argmin.default, aten.topk.default, aten.sort.default, aten.argsort.default,
     aten.nonzero.default, aten.max.dim, aten.min.dim,
@@ -934,13 +973,17 @@ class Composites(TorchFunctionMode):
             raise stop("EC134", tracer.site, function=func.__name__)
         if func is torch.Tensor.__deepcopy__:
             return args[0].clone()
+        if func in (torch.Tensor.unbind, torch.unbind):
+            tensor, dim = args[0], args[1] if len(args) > 1 else kwargs.get("dim", 0)
+            if as_expr(tensor.shape[dim]) is not None:
+                return tracer.rows(tensor, dim, unpacked(sys._getframe(1)))
         if func in (torch.Tensor.__repr__, torch.Tensor.__format__):
             return tracer.texts.place()
         if entry is None:
             return func(*args, **kwargs)
         call = entry(args, kwargs)
         if call is None:
-            return func(*args, **kwargs)
+            return (batch_norm_in_training if func is F.batch_norm else func)(*args, **kwargs)
         target, inner_args = call
         inner_args = pytree.tree_map_only(torch.Tensor, tracer.inner, inner_args)
 
