@@ -8,6 +8,7 @@ import typer
 
 from elastic_compile.cli import (
     benching,
+    building,
     compiling,
     doctor,
     explaining,
@@ -15,6 +16,7 @@ from elastic_compile.cli import (
     inspecting,
     profiling,
     running,
+    searching,
     verifying,
 )
 
@@ -28,5 +30,7 @@ app.command("verify")(verifying.verify_bundle)
 app.command("bench")(benching.bench_bundle)
 app.command("run")(running.run_bundle)
 app.add_typer(profiling.app, name="profile")
+app.command("search")(searching.search_target)
+app.command("build")(building.build_target)
 app.command("doctor")(doctor.diagnose)
 app.command("explain")(explaining.explain)

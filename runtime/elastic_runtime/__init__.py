@@ -3,6 +3,7 @@
 In: a bundle written by elastic-compile. Out: `load` gives a `Model` to call.
 Never: imports the compiler or torch, or trusts a bundle.
 """
+from elastic_runtime.controller import Controller, Served
 from elastic_runtime.errors import (
     BudgetExceeded,
     BundleError,
@@ -15,6 +16,7 @@ from elastic_runtime.errors import (
     LimitExceeded,
     ModelRaised,
     NativeCodeRefused,
+    NoSubnetFits,
     ProgramError,
     SelfTestFailed,
     SwitchRefused,
@@ -31,6 +33,7 @@ __all__ = [
     "Budget",
     "BudgetExceeded",
     "BundleError",
+    "Controller",
     "DeadlineExceeded",
     "ElasticRuntimeError",
     "EngineMissing",
@@ -42,9 +45,11 @@ __all__ = [
     "Model",
     "ModelRaised",
     "NativeCodeRefused",
+    "NoSubnetFits",
     "ProgramError",
     "RegionStatistics",
     "SelfTestFailed",
+    "Served",
     "Statistics",
     "SwitchRefused",
     "VersionError",

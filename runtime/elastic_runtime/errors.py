@@ -187,3 +187,15 @@ class SelfTestFailed(ElasticRuntimeError):
         return (f"reference call {self.call}: {self.leaf} is {self.given}, expected {self.expected}. "
                 "The bundle does not compute on this machine what it computed where it was made: compile it again "
                 "with the engine versions installed here")
+
+
+class NoSubnetFits(ElasticRuntimeError):
+    """No subnet keeps what `select` was asked for. `wish`: that; `nearest`: the fastest one that may be taken."""
+
+    def __init__(self, wish: object, nearest: str, reason: str) -> None:
+        self.wish, self.nearest, self.reason = wish, nearest, reason
+        super().__init__(wish, nearest, reason)
+
+    def __str__(self) -> str:
+        return (f"no subnet keeps {shorten(self.wish)}: {self.reason} on this device now. Ask for less, or switch to "
+                f"{shorten(self.nearest)} all the same")

@@ -379,8 +379,8 @@ def accept(found: LatencyTable, wanted: Wanted, *, insist: bool = False, file: s
     """`found` where it is what `wanted` asks for. Else raises `TableMismatch`, or with `insist` warns
     (`TableMismatchWarning`) and gives it all the same."""
     differing: list[tuple[str, object, object]] = []
-    if wanted.device is not None and _identity(wanted.device) != _identity(found.device):
-        differing.append(("device", _identity(found.device), _identity(wanted.device)))
+    if wanted.device is not None and identity(wanted.device) != identity(found.device):
+        differing.append(("device", identity(found.device), identity(wanted.device)))
     for name in ("backend", "version", "threads"):
         expected, given = getattr(wanted, name), getattr(found.environment, name)
         if expected is not None and expected != given:
@@ -396,7 +396,8 @@ def accept(found: LatencyTable, wanted: Wanted, *, insist: bool = False, file: s
     return found
 
 
-def _identity(device: Device) -> tuple[object, ...]:
+def identity(device: Device) -> tuple[object, ...]:
+    """What tells a device from another."""
     return device.model, device.architecture, device.cores, tuple(sorted(device.features)), device.emulation
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from time import perf_counter_ns
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,7 @@ from elastic_runtime.plan import Exit, Plan, Random, choose
 from elastic_runtime.prepared import Loaded, Prepared, Statistics
 from elastic_runtime.private_cache import default_root
 from elastic_runtime.schema import Jump, Program, Provenance, Region, RegionStep, Return, ScalarType
+from elastic_runtime.selection import Selector, Wish, fitting_table
 
 
 @dataclass(frozen=True)
@@ -67,12 +69,15 @@ class Model:
     """
 
     def __init__(self, subnets: Sequence[Loaded], hosts: Mapping[str, Callable], provenance: Provenance,
-                 limits: Limits, *, fallback: str = "", weight_bytes: int, seed: int | None, profile: bool) -> None:
+                 limits: Limits, *, fallback: str = "", weight_bytes: int, seed: int | None, profile: bool,
+                 tables: Mapping[str, bytes] | None = None, threads: int = 1) -> None:
         self.limits, self.provenance, self.weight_bytes = limits, provenance, weight_bytes
         self.deadline_s: float | None = None
         self.max_regions: int | None = None
         self.fallback = fallback
         self._hosts = hosts
+        self._tables, self._threads = tables or {}, threads
+        self._selector: Selector | None = None
         self._random = Random(seed)
         records: dict[tuple[str, ...], type] = {}
         self._prepared = {
@@ -133,6 +138,31 @@ class Model:
                                     "switch when it has ended")
             self._mode, self._state = target.take_over(active, self._mode, self._state)
             self._active = target
+
+    def selector(self, *, insist: bool = False) -> Selector:
+        """What chooses subnets for `select` and `Controller`, by the bundle's table of this device. From the first use
+        on it learns from every call.
+
+        Raises `InputError` for a bundle without a table, `TableError` for a damaged one, `TableMismatch` when none is
+        of this device, engine version and thread count; with `insist` the first is used with a warning.
+        """
+        if self._selector is None:
+            quality = {name: prepared.loaded.about.quality for name, prepared in self._prepared.items()}
+            engines = {region.engine for prepared in self._prepared.values() for region in prepared.program.regions}
+            self._selector = Selector(fitting_table(self._tables, engines, self._threads, insist), quality)
+        return self._selector
+
+    def select(self, latency_ms: float | None = None, memory_mb: float | None = None, min_quality: float | None = None,
+               *, insist: bool = False) -> str:
+        """Switch to the best subnet whose median latency, peak memory (MB) and quality are as asked, and give its name.
+
+        Best is of the highest quality, where that is not known the slowest. Latencies are the table's, times what
+        calls took lately over what the table says; the active subnet stays unless a better one fits with a tenth to
+        spare. Raises `NoSubnetFits`, and as `selector` and `switch`.
+        """
+        name = self.selector(insist=insist).choose(self.active, Wish(latency_ms, memory_mb, min_quality))
+        self.switch(name)
+        return name
 
     # ---------------------------------------------------------------------------------------------- calls
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -252,11 +282,15 @@ class Model:
             given = [registers[plan.place[value]] for value in active.program.entries[entry].inputs]
             for register, value in zip(plan.state[entry], self._state, strict=True):
                 registers[register] = value
+        selector = self._selector
+        start = perf_counter_ns() if selector is not None else 0
         if seconds is None and regions is None:
             end = plan.run(registers, active.blocks[entry], path, self._max_steps)
         else:
             end = plan.run_bounded(registers, active.blocks[entry], path, self._max_steps,
                                    math.inf if seconds is None else seconds, math.inf if regions is None else regions)
+        if selector is not None:
+            selector.observe(active.name, path, (perf_counter_ns() - start) / 1e6)
         active.note(path)
         if active.stateful:
             self._commit(end, registers, given)
@@ -440,7 +474,8 @@ def load(path: str | os.PathLike[str], *, threads: int = 1, allow_native: bool =
                               *contents.references[about.name]))
     model = Model(subnets, dict(host_ops or {}), contents.provenance, limits,
                   fallback=reader.manifest.fallback, seed=seed, profile=profile,
-                  weight_bytes=sum(array.nbytes for array in contents.weights.stored.values()))
+                  weight_bytes=sum(array.nbytes for array in contents.weights.stored.values()),
+                  tables={name: bytes(raw) for name, raw in contents.tables.items()}, threads=threads)
     del contents, kernels
     _give_back(reader.mapped)
     if self_test:

@@ -23,6 +23,7 @@ from elastic_runtime.errors import ElasticRuntimeError, InputError
 from elastic_runtime.model import Model, load
 from elastic_runtime.profiler import Subject
 from elastic_runtime.schema import Region
+from elastic_runtime.selection import path_key
 
 _MEMORY_TIMEOUT_S = 300
 
@@ -73,11 +74,6 @@ def region_id(region: Region, digests: Mapping[str, str], inputs: Sequence[np.nd
         "inputs": [[str(array.dtype), list(array.shape)] for array in inputs]})
 
 
-def subnet_of(entry: lt.Entry) -> str:
-    """The name of the subnet that an entry of kind "subnet" is of."""
-    return entry.key.partition(" @ ")[0]
-
-
 def _go(model: Model, name: str) -> None:
     model.reset()
     model.switch(name)
@@ -108,10 +104,10 @@ def _subnets(path: Path, model: Model, name: str, digests: Mapping[str, str], th
     def peak() -> int | None:
         return _peak_of_process(path, name, threads, native)
 
-    for number, (taken, (entry, inputs)) in enumerate(calls.items()):
+    for taken, (entry, inputs) in calls.items():
         yield Subject(
             lt.content_id("subnet", {**content, "name": name, "path": list(taken)}),
-            name if len(calls) == 1 else f"{name} @ path {number}", "subnet",
+            path_key(name, taken, len(calls) == 1), "subnet",
             lambda entry=entry, inputs=inputs: _call(model, name, entry, inputs), config=dict(loaded.about.config),
             memory=peak if memory else None)
 

@@ -2,16 +2,13 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from elastic_compile.profile import measuring
 from elastic_runtime import latency_table as lt
+from elastic_runtime import profiler
 from elastic_runtime.cli import main as elastic_run
 from tests.cli.conftest import GATED
 from tests.profile.tables import entry, small
@@ -31,7 +28,7 @@ def test_a_bundle_becomes_a_table(cli, gated, tmp_path):
     assert kinds(table) == ["dispatch", *["region"] * 3, *["subnet"] * 2]
     assert table.device.name == "here" and table.environment.backend == "onnxruntime"
     subnets = [one for one in table.entries if one.kind == "subnet"]
-    assert {one.key for one in subnets} == {"main @ path 0", "main @ path 1"}
+    assert len({one.key for one in subnets}) == 2 and all(one.key.startswith("main @ 0-") for one in subnets)
     assert all(one.timing.ms > 0 and one.memory_bytes > 0 for one in subnets)
     assert not list(tmp_path.glob(".*.work")) or any(one.flags for one in table.entries)
 
@@ -89,24 +86,18 @@ def test_a_table_of_other_settings_is_not_gone_on_with(cli, gated, tmp_path):
     assert "TableMismatch" in result.output and path.read_bytes() == before
 
 
-@pytest.mark.slow
-def test_an_interrupt_keeps_what_was_measured(tmp_path):
-    path, work = tmp_path / "t.json", tmp_path / ".t.json.work"
-    command = [sys.executable, "-c", "from elastic_compile.cli import main; main()", "profile", f"{ELASTIC}:factory",
-               "--device", "here", "--anchors", "2", "--budget-s", "600", "--precision", "0.0011", "-o", str(path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    try:
-        while len(list(work.glob("*.elastic"))) < 6 and process.poll() is None:
-            time.sleep(0.1)
-        time.sleep(1)
-        process.send_signal(signal.SIGINT)
-        said = process.communicate(timeout=60)[0]
-    finally:
-        process.kill()
-    assert process.returncode == 130, said
-    kept = lt.load(path)
-    assert kept.entries and all(one.flags or one.timing for one in kept.entries)
-    assert "the same command goes on with them" in said
+def test_an_interrupt_keeps_what_was_measured(cli, gated, tmp_path, monkeypatch):
+    sample, calls = profiler._Run.sample, []
+
+    def interrupted(run):
+        calls.append(run)
+        if len(calls) > 100:
+            raise KeyboardInterrupt
+        sample(run)
+    monkeypatch.setattr(profiler._Run, "sample", interrupted)
+    path = tmp_path / "t.json"
+    said = cli("profile", gated, "--device", "here", "--precision", 0.0011, "-o", path, status=130).output
+    assert len(lt.load(path).entries) == 6 and "the same command goes on with them" in said
 
 
 def test_diff_merge_and_csv(cli, tmp_path):
