@@ -1,6 +1,6 @@
 """A next-scale prediction transformer whose depth may change between two scales.
 
-In: a class, and uniform noise for the sampling. Out, call by call, the code map of the next scale and the latent image
+In: a class, and noise for the sampling. Out, call by call, the code map of the next scale and the latent image
 so far; the last call of an image gives the latent image that the decoder of `vqvae.py` turns into pixels.
 Never: anything special for the compiler; this is the model and the loop as one would write them for eager PyTorch.
 
@@ -86,16 +86,19 @@ class Head(nn.Module):
         return self.linear(self.norm(x) * (1 + scale) + shift)
 
 
-def sample(logits: Tensor, uniform: Tensor, top_k: int, top_p: float) -> Tensor:
+def gumbel(*shape: int, seed: int) -> Tensor:
+    """Noise for `sample`."""
+    uniform = torch.rand(shape, generator=torch.Generator().manual_seed(seed)).clamp(1e-7, 1 - 1e-7)
+    return -(-uniform.log()).log()
+
+
+def sample(logits: Tensor, noise: Tensor, top_k: int, top_p: float) -> Tensor:
     """A code per token from `logits` [..., codes]: one of the `top_k` most likely, of those the fewest whose
-    probabilities reach `top_p`, by inverting their distribution at `uniform` [...] in [0, 1)."""
-    best, codes = logits.topk(top_k)
+    probabilities reach `top_p`. `noise`: Gumbel noise [..., codes]; the greatest sum is drawn (Gumbel, 1954)."""
+    best = logits.topk(top_k).values
     probability = best.softmax(-1)
-    before = probability.cumsum(-1) - probability
-    probability = torch.where(before < top_p, probability, 0.0)
-    reached = probability.cumsum(-1)
-    chosen = (reached <= uniform[..., None] * reached[..., -1:]).sum(-1, keepdim=True)
-    return codes.gather(-1, chosen.clamp(max=top_k - 1)).squeeze(-1)
+    kept = (probability.cumsum(-1) - probability < top_p).sum(-1, keepdim=True)
+    return torch.where(logits >= best.gather(-1, kept - 1), logits + noise, -torch.inf).argmax(-1)
 
 
 class VAR(nn.Module):
@@ -140,10 +143,10 @@ class VAR(nn.Module):
         for block in self.blocks:
             block.attention.keys = block.attention.values = None
 
-    def forward(self, label: Tensor, uniform: Tensor) -> dict[str, Tensor]:
+    def forward(self, label: Tensor, noise: Tensor) -> dict[str, Tensor]:
         """The next scale of the images of classes `label` (int64 [batch], read at the first scale).
 
-        `uniform`: [batch, tokens] noise in [0, 1), a number for each token of all scales.
+        `noise`: Gumbel noise [batch, tokens, codes] for the tokens of all scales.
         """
         scale, batch = self.scale, len(label)
         begin, end = self.ends[scale] - self.sizes[scale] ** 2, self.ends[scale]
@@ -160,7 +163,7 @@ class VAR(nn.Module):
         logits = self.head(x, self.condition).transpose(0, 1)
         strength = self.guidance * scale / (len(self.sizes) - 1)
         logits = (1 + strength) * logits[:batch] - strength * logits[batch:]
-        tokens = sample(logits, uniform[:, begin:end], self.top_k, self.top_p)
+        tokens = sample(logits, noise[:, begin:end], self.top_k, self.top_p)
         latent = self.latent + self.quantiser.contribution(tokens, scale)
         if scale + 1 < len(self.sizes):
             self.scale, self.latent = scale + 1, latent
@@ -188,10 +191,10 @@ class VAR(nn.Module):
         return self.head(x, condition).transpose(0, 1)
 
 
-def generate(var: VAR, decoder: nn.Module, label: Tensor, uniform: Tensor, schedule: Sequence[int]) -> Tensor:
+def generate(var: VAR, decoder: nn.Module, label: Tensor, noise: Tensor, schedule: Sequence[int]) -> Tensor:
     """Images of classes `label`; `schedule`: the depth of each scale."""
     with torch.no_grad():
         for depth in schedule:
             var.activate({"depth": depth})
-            latent = var(label, uniform)["latent"]
+            latent = var(label, noise)["latent"]
         return decoder(latent)

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "var"))
 
-from transformer import VAR, equidistant, sample
+import digits
+from transformer import VAR, equidistant, generate, gumbel, sample
 from vqvae import VQVAE, Quantiser, resizing
 
 SIZES = (1, 2, 3, 5)
@@ -29,7 +30,7 @@ def small(depth: int = 4, **options) -> tuple[VAR, VQVAE]:
 
 
 def noise(batch: int, seed: int = 1) -> torch.Tensor:
-    return torch.rand(batch, sum(size * size for size in SIZES), generator=torch.Generator().manual_seed(seed))
+    return gumbel(batch, sum(size * size for size in SIZES), 48, seed=seed)
 
 
 # ------------------------------------------------------------------------------------------------- in PyTorch
@@ -61,27 +62,32 @@ def test_equidistant_layers_and_which_of_them_contain_which():
 
 def test_sampling():
     logits = torch.randn(3, 7, 40)
-    uniform = torch.rand(3, 7)
-    assert torch.equal(sample(logits, uniform, 1, 1.0), logits.argmax(-1))
-    assert torch.equal(sample(logits, uniform, 40, 0.0001), logits.argmax(-1))
-    many = sample(logits[:1, :1].expand(20_000, 1, 40), torch.rand(20_000, 1), 40, 1.0)
-    drawn = torch.bincount(many.flatten(), minlength=40) / 20_000
-    torch.testing.assert_close(drawn, logits[0, 0].softmax(-1), atol=0.02, rtol=0)
-    few = sample(logits[:1, :1].expand(2_000, 1, 40), torch.rand(2_000, 1), 5, 1.0)
+    drawn = gumbel(3, 7, 40, seed=0)
+    assert torch.equal(sample(logits, drawn, 1, 1.0), logits.argmax(-1))
+    assert torch.equal(sample(logits, drawn, 40, 0.0001), logits.argmax(-1))
+    assert torch.equal(sample(logits, drawn, 40, 1.0), (logits + drawn).argmax(-1))
+    many = sample(logits[:1, :1].expand(20_000, 1, 40), gumbel(20_000, 1, 40, seed=1), 40, 1.0)
+    share = torch.bincount(many.flatten(), minlength=40) / 20_000
+    torch.testing.assert_close(share, logits[0, 0].softmax(-1), atol=0.02, rtol=0)
+    few = sample(logits[:1, :1].expand(2_000, 1, 40), gumbel(2_000, 1, 40, seed=1), 5, 1.0)
     assert set(few.flatten().tolist()) == set(logits[0, 0].topk(5).indices.tolist())
+    ranked, order = logits[0, 0].softmax(-1).sort(descending=True)
+    enough = int((ranked.cumsum(-1) < 0.6).sum()) + 1
+    some = sample(logits[:1, :1].expand(5_000, 1, 40), gumbel(5_000, 1, 40, seed=2), 40, 0.6)
+    assert set(some.flatten().tolist()) == set(order[:enough].tolist())
 
 
 @pytest.mark.parametrize("depths", [(4, 4, 4, 4), (4, 4, 2, 2), (4, 3, 3, 3), (2, 2, 2, 2)])
 def test_scale_by_scale_gives_what_all_scales_at_once_give(depths):
     var, vqvae = small(guidance=0.0)
-    label, uniform = torch.tensor([3, 7]), noise(2)
+    label, drawn = torch.tensor([3, 7]), noise(2)
     with torch.no_grad():
         tokens = []
         for depth in depths:
             var.activate({"depth": depth})
-            tokens.append(var(label, uniform)["tokens"])
+            tokens.append(var(label, drawn)["tokens"])
         scores = var.train().scores(label, vqvae.quantiser.inputs(tokens), depths)
-        assert torch.equal(sample(scores, uniform, var.top_k, var.top_p), torch.cat(tokens, 1))
+        assert torch.equal(sample(scores, drawn, var.top_k, var.top_p), torch.cat(tokens, 1))
     assert len(torch.cat(tokens, 1).unique()) > 5
 
 
@@ -93,25 +99,22 @@ def test_a_layer_that_skipped_a_scale_cannot_come_back_in_training():
 
 def test_unfinished_images_are_forgotten_on_reset():
     var, _ = small()
-    label, uniform = torch.tensor([3]), noise(1)
+    label, drawn = torch.tensor([3]), noise(1)
     with torch.no_grad():
-        first = [var(label, uniform)["latent"] for _ in SIZES][-1]
-        var(label, uniform)
+        first = [var(label, drawn)["latent"] for _ in SIZES][-1]
+        var(label, drawn)
         var.reset()
-        again = [var(label, uniform)["latent"] for _ in SIZES][-1]
+        again = [var(label, drawn)["latent"] for _ in SIZES][-1]
     assert torch.equal(first, again)
     assert isinstance(var.quantiser, Quantiser) and np.isfinite(again.numpy()).all()
 
 
 @pytest.mark.parametrize("depth", [8, 4, 2])
 def test_the_trained_model_draws_the_digits_that_it_is_asked_for(depth):
-    import digits
-    from transformer import generate
-
     models = digits.trained()
     labels = torch.arange(10).repeat(20)
-    uniform = torch.rand(200, 30, generator=torch.Generator().manual_seed(0))
-    images = generate(models["var"], models["vqvae"].decoder, labels, uniform, digits.schedule(depth))
+    images = generate(models["var"], models["vqvae"].decoder, labels, gumbel(200, 30, 128, seed=0),
+                      digits.schedule(depth))
     with torch.no_grad():
         right = (models["classifier"](images).argmax(1) == labels).float().mean()
     assert right > 0.95
