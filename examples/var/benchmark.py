@@ -48,7 +48,8 @@ def main() -> int:
     var = random_var(options.depth, options.width)
     label, noise = torch.tensor([207]), gumbel(1, var.ends[-1], CODES, seed=0)
     path = bundle(var, [options.depth, *options.depths], label, noise, options.output)
-    model = er.load(path, threads=options.threads, rollback=False)
+    model = er.load(path, threads=options.threads)
+    model.rollback = False  # caches go as soon as nothing reads them
     schedules = {f"d{depth}": [options.depth] * SWITCH + [depth] * (len(SIZES) - SWITCH)
                  for depth in (options.depth, *options.depths)}
     formula()

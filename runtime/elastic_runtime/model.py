@@ -66,6 +66,8 @@ class Model:
     Calls of a subnet without state may run concurrently from several threads; calls of one with state wait for
     each other. `deadline_s`: seconds after which a call is ended between two regions, `max_regions`: how many regions
     it may run; None for what the bundle declares. `fallback`: the subnet that then gives the result, "" for none.
+    `rollback`: a call that fails leaves the state as it was before; when False, a call frees state as soon as nothing
+    reads it any more, which takes less memory, and one that fails leaves the state as it was loaded.
     """
 
     def __init__(self, subnets: Sequence[Loaded], hosts: Mapping[str, Callable], provenance: Provenance,
@@ -75,6 +77,7 @@ class Model:
         self.deadline_s: float | None = None
         self.max_regions: int | None = None
         self.fallback = fallback
+        self.rollback = True
         self._hosts = hosts
         self._tables, self._threads = tables or {}, threads
         self._selector: Selector | None = None
@@ -170,7 +173,7 @@ class Model:
 
         Raises `InputError` (arguments), `ModelRaised` (an exception of the model itself), `ExecutionError` (a
         region or host function failed), `LimitExceeded`, `BudgetExceeded` and `DeadlineExceeded`; after each but a
-        `ModelRaised` the state is what it was before the call.
+        `ModelRaised` the state is what it was before the call (see `rollback`).
 
         A call that its deadline, its budget or `Limits.max_steps` ends raises `DeadlineExceeded`, `BudgetExceeded` or
         `LimitExceeded`; where the bundle declares a fallback and nothing keeps state, the fallback runs instead, on
@@ -278,10 +281,10 @@ class Model:
         seconds = active.deadline_s if seconds is None else seconds
         regions = self.max_regions if max_regions is None else max_regions
         regions = active.max_regions if regions is None else regions
+        given: list[Any] = []
         if active.stateful:
             given = [registers[plan.place[value]] for value in active.program.entries[entry].inputs]
-            for register, value in zip(plan.state[entry], self._state, strict=True):
-                registers[register] = value
+            self._enter(plan.state[entry], registers)
         selector = self._selector
         start = perf_counter_ns() if selector is not None else 0
         if seconds is None and regions is None:
@@ -297,6 +300,13 @@ class Model:
         if end.build is None:
             raise ModelRaised(*end.error)
         return end.build(registers)
+
+    def _enter(self, places: Sequence[int], registers: Registers) -> None:
+        """Give the state to the registers, which alone hold it then, unless a call that fails is to find it again."""
+        for register, value in zip(places, self._state, strict=True):
+            registers[register] = value
+        if not self.rollback:
+            self._mode, self._state = 0, self._active.initial
 
     def _commit(self, end: Exit, registers: Registers, given: list[Any]) -> None:
         """Take over the state. What the caller also holds (an input, a result) is copied first, so that writing

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+import elastic_runtime as er
+from elastic_compile import api
+from elastic_compile.passes import STANDARD, AppendInPlace
+
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "var"))
 
 import digits
+from schedules import cache_peak, compiled, eager_cache_peak, peak_rows, run, run_eager
 from transformer import VAR, equidistant, generate, gumbel, sample
 from vqvae import VQVAE, Quantiser, resizing
 
@@ -118,3 +124,92 @@ def test_the_trained_model_draws_the_digits_that_it_is_asked_for(depth):
     with torch.no_grad():
         right = (models["classifier"](images).argmax(1) == labels).float().mean()
     assert right > 0.95
+
+
+# ---------------------------------------------------------------------------------------------------- compiled
+DEPTHS = (8, 4, 3, 2)
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory):
+    """The model, the bundle of its depths, and what it takes; caches are appended to from the first byte."""
+    var, _ = small(8)
+    eager_to_append = tuple(AppendInPlace(0) if isinstance(one, AppendInPlace) else one for one in STANDARD)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(api, "STANDARD", eager_to_append)
+        made = compiled(var, DEPTHS, torch.tensor([3]), noise(1))
+    path = tmp_path_factory.mktemp("var") / "family"
+    made.save(path)
+    return var, er.load(path), made
+
+
+@pytest.mark.parametrize("rollback", [True, False])
+@pytest.mark.parametrize("schedule", [
+    (8, 8, 8, 8), (8, 8, 8, 4), (8, 8, 4, 4), (8, 4, 4, 4), (4, 4, 4, 4), (8, 8, 3, 3), (8, 2, 2, 2), (2, 2, 2, 2),
+    (8, 8, 4, 2), (8, 4, 2, 2), (8, 3, 2, 2),
+])
+def test_every_schedule_gives_what_eager_gives(family, schedule, rollback):
+    var, model, _ = family
+    model.rollback = rollback
+    for seed in (1, 2):
+        label, drawn = torch.tensor([seed]), noise(1, seed)
+        with torch.no_grad():
+            for depth in schedule:
+                var.activate({"depth": depth})
+                model.switch(f"d{depth}")
+                expected, given = var(label, drawn), model(label.numpy(), drawn.numpy())
+                np.testing.assert_array_equal(given["tokens"], expected["tokens"].numpy())
+                np.testing.assert_allclose(given["latent"], expected["latent"].numpy(), atol=1e-5, rtol=0)
+
+
+def test_a_subnet_whose_layers_have_no_cache_is_refused_and_the_image_goes_on(family):
+    var, model, _ = family
+    label, drawn = torch.tensor([3]), noise(1)
+    with torch.no_grad():
+        for step, depth in enumerate((8, 4, 4, 4)):
+            var.activate({"depth": depth})
+            model.switch(f"d{depth}")
+            expected, given = var(label, drawn), model(label.numpy(), drawn.numpy())
+            np.testing.assert_allclose(given["latent"], expected["latent"].numpy(), atol=1e-5, rtol=0)
+            if step in (1, 2):
+                for other in ("d8", "d3"):
+                    with pytest.raises(er.SwitchRefused, match=r"blocks\.\d\.attention\.keys"):
+                        model.switch(other)
+    model.switch("d8")
+
+
+def test_the_caches_are_dropped_at_the_switch_and_behind_their_last_reader(family):
+    var, model, _ = family
+    row = 2 * 2 * 32 * 4  # keys and values, both halves of the guidance, floats of the width
+    for schedule in ((8, 8, 8, 8), (8, 8, 4, 4), (8, 8, 2, 2), (8, 4, 2, 2)):
+        model.rollback = False
+        with cache_peak() as peak:
+            run(model, np.array([3]), noise(1).numpy(), schedule)
+        dropped = peak_rows(8, SIZES, schedule)
+        # the first scale's rows are no growing buffer yet
+        assert dropped * row * 0.9 < peak[0] <= dropped * row
+        with torch.no_grad(), eager_cache_peak(var) as eager:
+            run_eager(var, torch.tensor([3]), noise(1), schedule)
+        assert eager[0] == peak_rows(8, SIZES, schedule, drop=False) * row
+        assert peak[0] < eager[0]
+
+
+def test_conditioning_is_computed_once_and_layers_are_shared(family):
+    _, model, made = family
+    for name, program in made.programs.items():
+        steps = [step for block in program.program.blocks for step in block.steps if hasattr(step, "region")]
+        readers = Counter(use.tensor for step in steps for use in program.program.regions[step.region].weights)
+        assert {readers[weight] for weight in readers if "modulation" in weight} == {1}, name
+        assert {readers[weight] for weight in readers if "feed_forward" in weight} == {len(SIZES)}, name
+    regions = made.sharing.regions
+    assert all(shared >= total - 1 for name, (total, shared) in regions.items() if name != "d8")
+    assert sum(used.own for used in made.sharing.subnets.values()) < made.sharing.stored
+
+
+@pytest.mark.parametrize(("layers", "depth", "kept", "dropped"), [
+    (30, 16, 0.596, 0.345), (30, 8, 0.365, 0.179), (30, 2, 0.192, 0.134), (16, 2, 0.242, 0.134)])
+def test_peak_caches_by_formula(layers, depth, kept, dropped):
+    sizes = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
+    schedule, whole = [layers] * 6 + [depth] * 4, layers * 680
+    assert round(peak_rows(layers, sizes, schedule, drop=False) / whole, 3) == kept
+    assert round(peak_rows(layers, sizes, schedule) / whole, 3) == dropped

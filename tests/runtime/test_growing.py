@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -172,3 +173,17 @@ def test_a_call_that_fails_leaves_the_tensor_as_it_was(load):
         with pytest.raises(er.ExecutionError):
             model(np.full((1, 2), value, np.float32), True)
     np.testing.assert_array_equal(model(np.full((1, 2), 2, np.float32), False), [[1, 1], [2, 2]])
+
+
+def test_without_rollback_state_goes_with_its_last_reader_and_a_failing_call_starts_over(load):
+    model = load(failing())
+    model.rollback = False
+    model(np.full((1, 2), 1, np.float32))
+    held = weakref.ref(model._state[0])
+    np.testing.assert_array_equal(model(np.full((1, 2), 2, np.float32), False), [[1, 1], [2, 2]])
+    assert held() is None
+    model(np.full((1, 2), 1, np.float32))
+    with pytest.raises(er.ExecutionError):
+        model(np.full((1, 2), 7, np.float32), True)
+    model(np.full((1, 2), 5, np.float32))
+    np.testing.assert_array_equal(model(np.full((1, 2), 6, np.float32), False), [[5, 5], [6, 6]])
