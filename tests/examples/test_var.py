@@ -130,8 +130,16 @@ def test_the_trained_model_draws_the_digits_that_it_is_asked_for(depth):
 DEPTHS = (8, 4, 3, 2)
 
 
+@pytest.fixture
+def family(compiled_once):
+    var, model, made = compiled_once
+    var.reset()
+    model.reset()
+    return var, model, made
+
+
 @pytest.fixture(scope="module")
-def family(tmp_path_factory):
+def compiled_once(tmp_path_factory):
     """The model, the bundle of its depths, and what it takes; caches are appended to from the first byte."""
     var, _ = small(8)
     eager_to_append = tuple(AppendInPlace(0) if isinstance(one, AppendInPlace) else one for one in STANDARD)
@@ -195,7 +203,7 @@ def test_the_caches_are_dropped_at_the_switch_and_behind_their_last_reader(famil
 
 
 def test_conditioning_is_computed_once_and_layers_are_shared(family):
-    _, model, made = family
+    _, _, made = family
     for name, program in made.programs.items():
         steps = [step for block in program.program.blocks for step in block.steps if hasattr(step, "region")]
         readers = Counter(use.tensor for step in steps for use in program.program.regions[step.region].weights)
