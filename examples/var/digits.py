@@ -52,7 +52,7 @@ def splits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def models() -> nn.ModuleDict:
     """Untrained: the autoencoder `vqvae`, the transformer `var` and the judge `classifier`."""
     vqvae = VQVAE(1, (32, 64), codes=128, latent=8, sizes=SIZES)
-    var = VAR(vqvae.quantiser, WIDTH, DEPTH, HEADS, classes=10, guidance=1.0, top_k=64, top_p=0.95)
+    var = VAR(vqvae.quantiser, WIDTH, DEPTH, HEADS, classes=10, guidance=2.0, top_k=128, top_p=0.98)
     return nn.ModuleDict({"vqvae": vqvae, "var": var, "classifier": Classifier()})
 
 
