@@ -151,6 +151,7 @@ def compiled_once(tmp_path_factory):
     return var, er.load(path), made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rollback", [True, False])
 @pytest.mark.parametrize("schedule", [
     (8, 8, 8, 8), (8, 8, 8, 4), (8, 8, 4, 4), (8, 4, 4, 4), (4, 4, 4, 4), (8, 8, 3, 3), (8, 2, 2, 2), (2, 2, 2, 2),
@@ -170,6 +171,7 @@ def test_every_schedule_gives_what_eager_gives(family, schedule, rollback):
                 np.testing.assert_allclose(given["latent"], expected["latent"].numpy(), atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_a_subnet_whose_layers_have_no_cache_is_refused_and_the_image_goes_on(family):
     var, model, _ = family
     label, drawn = torch.tensor([3]), noise(1)
@@ -186,6 +188,7 @@ def test_a_subnet_whose_layers_have_no_cache_is_refused_and_the_image_goes_on(fa
     model.switch("d8")
 
 
+@pytest.mark.slow
 def test_the_caches_are_dropped_at_the_switch_and_behind_their_last_reader(family):
     var, model, _ = family
     row = 2 * 2 * 32 * 4  # keys and values, both halves of the guidance, floats of the width
@@ -202,6 +205,7 @@ def test_the_caches_are_dropped_at_the_switch_and_behind_their_last_reader(famil
         assert peak[0] < eager[0]
 
 
+@pytest.mark.slow
 def test_conditioning_is_computed_once_and_layers_are_shared(family):
     _, _, made = family
     for name, program in made.programs.items():
