@@ -14,6 +14,7 @@ from rich.table import Table
 
 from elastic_compile import bench
 from elastic_compile.bundle.provenance import device, versions
+from elastic_compile.cli import switching
 from elastic_compile.cli.console import (
     AllowNative,
     Json,
@@ -53,10 +54,18 @@ def bench_bundle(
     percentiles: Annotated[str, typer.Option(
         "--percentiles", callback=_percentiles, metavar="P,P,...", help="Of the latency.")] = "50,90,99",
     seed: Annotated[int, typer.Option("--seed", help="Of the bundle's and of PyTorch's random generator.")] = 0,
+    switch: Annotated[bool, typer.Option(
+        "--switch", help="Time the subnets of a family, switching among them, and measure the memory they take; "
+        "--source is then what `family` takes.")] = False,
     allow_native: AllowNative = False,
     json: Json = None,
 ) -> None:
     """Time every path of a bundle; with --source, against eager PyTorch and torch.compile, interleaved."""
+    if switch:
+        if len(bundle) != 1:
+            raise typer.BadParameter("--switch takes one bundle, a family", param_hint="BUNDLE")
+        switching.report(bundle[0], source, threads, duration_s, allow_native, json)
+        return
     settings = bench.Settings(warmup_ms, duration_s, iterations, tuple(map(float, percentiles.split(","))))
     loaded = {path.name: load(path, threads=threads, allow_native=allow_native, seed=seed) for path in bundle}
     if len(loaded) < len(bundle):

@@ -168,6 +168,8 @@ def _check(supernet: Any, configs: Mapping[str, Any]) -> None:
 
 
 def subnet_of(supernet: Any, label: str, config: Any) -> torch.nn.Module:
+    """The eager subnet `config`; with `activate` it is the supernet itself, until it is activated anew. Raises
+    `ExampleError`."""
     """The eager subnet `label`. With `activate` it is the supernet itself. Raises `ExampleError`."""
     if callable(getattr(supernet, "subnet", None)):
         module = supernet.subnet(config)
@@ -182,6 +184,7 @@ def subnet_of(supernet: Any, label: str, config: Any) -> torch.nn.Module:
 
 
 def examples_of(given: Any, label: str, config: Any) -> Calls:
+    """The example calls of one subnet, out of what `compile_family` takes for all. Raises `ExampleError`."""
     """The example calls of subnet `label`, out of those of all. Raises `ExampleError`."""
     if isinstance(given, Mapping):
         if label not in given:

@@ -1,6 +1,6 @@
-"""Latency of several callables, measured against each other in one run.
+"""Latency of several callables, measured against each other in one run, and what a switch between subnets costs.
 
-In: callables by name. Out: a `Timing` per name.
+In: callables by name; a loaded model. Out: a `Timing` per name; medians.
 Never: times candidates one after the other (a machine that slows down would favour the first), or drops samples.
 """
 from __future__ import annotations
@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from time import perf_counter, perf_counter_ns
 
 import numpy as np
+
+from elastic_runtime.model import Model
 
 _MAX_ROUNDS = 2_000_000
 _FIFTHS = 5
@@ -54,6 +56,62 @@ def interleave(candidates: Mapping[str, Callable[[], object]], *, warmup_ms: flo
         if collecting:
             gc.enable()
     return {name: _timing(name, taken, percentiles) for name, taken in zip(candidates, samples, strict=True)}
+
+
+@dataclass(frozen=True)
+class AfterSwitch:
+    """Medians in ms of one subnet: `first`, the run after a switch from another subnet that has just run; `steady`,
+    the two runs after that. `penalty`: the median over rounds of first / steady, less 1."""
+
+    first_ms: float
+    steady_ms: float
+    penalty: float
+    rounds: int
+
+
+def switch_ns(model: Model, *, rounds: int = 20_000) -> float:
+    """Median nanoseconds of `model.switch` from one subnet to the next, without what reading the clock takes."""
+    names = list(model.subnets)
+    taken, clock = array("q"), array("q")
+    active = model.active
+    for number in range(rounds):
+        name = names[(number + 1) % len(names)]
+        start = perf_counter_ns()
+        model.switch(name)
+        taken.append(perf_counter_ns() - start)
+        start = perf_counter_ns()
+        clock.append(perf_counter_ns() - start)
+    model.switch(active)
+    return max(0.0, float(np.median(taken)) - float(np.median(clock)))
+
+
+def after_switch(model: Model, calls: Mapping[str, Callable[[], object]], *, duration_s: float = 3.0,
+                 rounds: int = 10) -> dict[str, AfterSwitch]:
+    """Per subnet the first run after a switch against the runs that follow, all subnets in turn.
+
+    `calls`: what to run of each subnet. In a round every subnet is switched to once, from the one before it, and runs
+    three times. At least `rounds` of them, for `duration_s` in all.
+    """
+    samples: dict[str, list[tuple[int, int, int]]] = {name: [] for name in calls}
+    for call in (*calls.items(),) * 2:
+        model.switch(call[0])
+        call[1]()
+    end = perf_counter() + duration_s
+    while len(samples[next(iter(samples))]) < rounds or perf_counter() < end:
+        for name, call in calls.items():
+            model.switch(name)
+            times = [perf_counter_ns()]
+            for _ in range(3):
+                call()
+                times.append(perf_counter_ns())
+            samples[name].append((times[1] - times[0], times[2] - times[1], times[3] - times[2]))
+    made = {}
+    for name, taken in samples.items():
+        times = np.array(taken) / 1e6
+        steady = times[:, 1:].mean(axis=1)
+        made[name] = AfterSwitch(float(np.median(times[:, 0])), float(np.median(steady)),
+                                 float(np.median(times[:, 0] / steady)) - 1, len(taken))
+    return made
 
 
 def _rounds(calls: Sequence[Callable[[], object]], duration_s: float, at_least: int) -> list[array]:

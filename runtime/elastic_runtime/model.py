@@ -43,7 +43,7 @@ from elastic_runtime.limits import DEFAULT_LIMITS, Limits
 from elastic_runtime.plan import Exit, Plan, Random, choose
 from elastic_runtime.prepared import Loaded, Prepared, Statistics
 from elastic_runtime.private_cache import default_root
-from elastic_runtime.schema import Jump, Program, Provenance, Region, RegionStep, Return, ScalarType
+from elastic_runtime.schema import Jump, Program, Provenance, Region, RegionStep, Return, ScalarType, Subnet
 from elastic_runtime.selection import Selector, Wish, fitting_table
 
 
@@ -444,7 +444,8 @@ class Model:
 
 def load(path: str | os.PathLike[str], *, threads: int = 1, allow_native: bool = False, self_test: bool = False,
          host_ops: Mapping[str, Callable] | None = None, seed: int | None = None, limits: Limits = DEFAULT_LIMITS,
-         profile: bool = False, cache: str | os.PathLike[str] | bool = True) -> Model:
+         profile: bool = False, cache: str | os.PathLike[str] | bool = True,
+         subnets: Sequence[str] | None = None) -> Model:
     """Load the bundle at `path`; nothing in it is trusted.
 
     threads: intra-op threads of each engine. allow_native: run machine code that the bundle brings.
@@ -453,6 +454,8 @@ def load(path: str | os.PathLike[str], *, threads: int = 1, allow_native: bool =
     seed: of the random generator. limits: bounds on the bundle and on calls. profile: time each region.
     cache: where an engine may keep the weights of a family as it computes with them, so that loading again is quick
     and processes share them: a directory, True for the user's (`private_cache.default_root`), False for none.
+    subnets: which of the bundle's subnets to make ready, the first one active; None for all of them. A fallback
+    that is not among them is not there.
 
     Raises `BundleError` (with `VersionError` for another schema version), `NativeCodeRefused`, `EngineMissing`,
     `HostOpMissing` and `SelfTestFailed`, all of them `ElasticRuntimeError`.
@@ -460,29 +463,31 @@ def load(path: str | os.PathLike[str], *, threads: int = 1, allow_native: bool =
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
         raise InputError("threads", "value", repr(threads), "an int of at least 1")
     with BundleReader(path, limits) as reader:
+        chosen = _chosen(reader.manifest.subnets, subnets)
+        programs = {about.name: reader.programs[about.name] for about in chosen}
         made_by = {}
-        for program in reader.programs.values():
+        for program in programs.values():
             for region in program.regions:
                 made_by[region.engine] = engines.factory(region.engine)
                 if engines.is_native(made_by[region.engine]) and not allow_native:
                     raise NativeCodeRefused(region.engine, region.name)
-        missing = dict.fromkeys(host.name for program in reader.programs.values() for host in program.host_ops
+        missing = dict.fromkeys(host.name for program in programs.values() for host in program.host_ops
                                 if host.name not in (host_ops or {}))
         if missing:
             raise HostOpMissing(tuple(missing))
         contents = reader.contents()
     place = (default_root() if cache else None) if isinstance(cache, bool) else Path(cache)
     kernels = _Kernels(contents, made_by, EngineOptions(threads, reader.digest, place))
-    kernels.prepare(region for program in reader.programs.values() for region in program.regions)
-    subnets = []
-    for about in reader.manifest.subnets:
-        program = reader.programs[about.name]
+    kernels.prepare(region for program in programs.values() for region in program.regions)
+    loaded = []
+    for about in chosen:
+        program = programs[about.name]
         initial = tuple(
             contents.weights[name].item() if isinstance(kind, ScalarType) else contents.weights.contiguous(name)
             for name, kind in zip(program.initial, program.modes[0].state, strict=True))
-        subnets.append(Loaded(about, program, tuple(map(kernels.of, program.regions)), initial,
-                              *contents.references[about.name]))
-    model = Model(subnets, dict(host_ops or {}), contents.provenance, limits,
+        loaded.append(Loaded(about, program, tuple(map(kernels.of, program.regions)), initial,
+                             *contents.references[about.name]))
+    model = Model(loaded, dict(host_ops or {}), contents.provenance, limits,
                   fallback=reader.manifest.fallback, seed=seed, profile=profile,
                   weight_bytes=sum(array.nbytes for array in contents.weights.stored.values()),
                   tables={name: bytes(raw) for name, raw in contents.tables.items()}, threads=threads)
@@ -491,6 +496,17 @@ def load(path: str | os.PathLike[str], *, threads: int = 1, allow_native: bool =
     if self_test:
         model.self_test()
     return model
+
+
+def _chosen(held: Sequence[Subnet], names: Sequence[str] | None) -> list[Subnet]:
+    if names is None:
+        return list(held)
+    by_name = {about.name: about for about in held}
+    unknown = [name for name in names if name not in by_name]
+    if unknown or not names or len(set(names)) != len(names):
+        raise InputError("subnets", "unknown-subnet" if unknown else "value", repr(names),
+                         f"different names of {', '.join(by_name)}")
+    return [by_name[name] for name in names]
 
 
 def _give_back(mapped: Sequence[mmap.mmap]) -> None:

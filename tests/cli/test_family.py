@@ -69,3 +69,22 @@ def test_elastic_run_takes_a_subnet(bundle, tmp_path):
             expected = supernet.subnet(config)(torch.from_numpy(x))
         np.testing.assert_allclose(np.load(tmp_path / "y.npz")["output"], expected, rtol=1e-4, atol=1e-5)
     assert elastic_run([str(bundle), "--self-test", "--subnet", "d9"]) == 2
+
+
+def test_bench_of_switching_shows_times_and_memory_against_alone_and_eager(cli, bundle, tmp_path):
+    text = cli("bench", bundle, "--switch", "--source", f"{SOURCE}:family", "--duration-s", 0.2,
+               "--json", tmp_path / "b.json").stdout
+    for word in ("switch() takes", "in the family", "alone", "eager", "penalty", "2 of 2 subnets",
+                 "2 models of one subnet", "private"):
+        assert word in text, text
+    report = json.loads((tmp_path / "b.json").read_text())
+    assert set(report["timings"]["d3"]) == {"in the family", "alone", "eager"} and report["switch_ns"] > 0
+    assert set(report["after_switch"]) == {"d3", "d1"}
+    memory = report["memory_mib"]
+    assert all(0 < one["runtime"] < one["run"] for one in memory.values()) and len(memory) == 3
+
+
+def test_bench_of_switching_takes_one_family(cli, bundle, tmp_path):
+    assert "one bundle" in cli("bench", bundle, bundle, "--switch", status=2).stderr
+    cli("family", f"{SOURCE}:single", "-o", tmp_path / "s.elastic")
+    assert "one subnet" in cli("bench", tmp_path / "s.elastic", "--switch", status=2).stderr

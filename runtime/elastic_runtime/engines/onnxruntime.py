@@ -141,7 +141,8 @@ def _entry(sources: Mapping[str, onnx_packed.Source], options: EngineOptions) ->
         onnx_packed.pack(sources, folder, lambda fixed: _session_options(options, fixed))
 
     if options.cache is not None and options.bundle:
-        key = hashlib.sha256(f"{onnx_packed.machine()} {options.bundle}".encode()).hexdigest()
+        parts = [onnx_packed.machine(), options.bundle, *sorted(sources)]
+        key = hashlib.sha256(" ".join(parts).encode()).hexdigest()
         with contextlib.suppress(OSError):
             kept = PrivateCache(options.cache)
             return kept.find(key) or kept.make(key, fill)
