@@ -25,9 +25,9 @@ from elastic_compile import backends, bundle, dump, onnx_file, tuning
 from elastic_compile.bundle.pack import NO_BUDGET
 from elastic_compile.bundle.provenance import collect
 from elastic_compile.capture.build import build
-from elastic_compile.capture.explore import EntryInput, explore
+from elastic_compile.capture.explore import EntryInput, explore, survey
 from elastic_compile.capture.signature import normalise, shapes
-from elastic_compile.errors import BackendError, ExampleError, TrainingModeError
+from elastic_compile.errors import BackendError, ExampleError, Refusal, TrainingModeError
 from elastic_compile.inspect import render_text
 from elastic_compile.passes import STANDARD, run
 from elastic_compile.passes.simplify import rename, rename_tree
@@ -177,6 +177,28 @@ def compile(
     other = compile(fallback, example_inputs, backend=engine, name=f"{title}.{bundle.FALLBACK}", progress=progress)
     check_fallback(bundle.FALLBACK, other, [result])
     return dataclasses.replace(result, fallback=other, host_ops={**result.host_ops, **other.host_ops})
+
+
+def refusals(
+    module_or_bound_method: Any, example_inputs: Sequence[Any], *, progress: Progress | None = None
+) -> tuple[Refusal, ...]:
+    """Everything in a network that `compile` refuses, in the order of the source, not only the first. Behind a refused
+    operation the search goes on with a result of the same type. Raises `ExampleError`, `TrainingModeError`."""
+    report = progress or (lambda stage, done, total: None)
+    module, function = _target(module_or_bound_method)
+    calls = normalise(example_inputs)
+    _check_mode(module)
+    try:
+        entry_shapes = shapes(function, calls)
+    except Refusal as refusal:
+        return (refusal,)
+    with _evaluation(module):
+        return survey(
+            module_or_bound_method,
+            [EntryInput(shape.leaves, shape.arguments) for shape in entry_shapes],
+            [*([("self", module)] if module is not None else []), ("", function)],
+            lambda segments: report("capture", segments, None),
+        )
 
 
 def check_fallback(name: str, fallback: CompiledProgram, others: Sequence[CompiledProgram]) -> None:

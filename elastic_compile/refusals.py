@@ -141,6 +141,16 @@ class Stopped(BaseException):
         self.refusal = refusal
 
 
+#: File, line, column and width of an expression.
+Place = tuple[str, int, int, int]
+
+
+def place_of(site: Any) -> Place:
+    """Where a site (anything with file, line, column, end_line, end_column, text) stands, as refusals say it."""
+    width = site.end_column - site.column if site.end_line == site.line else len(site.text) - site.column
+    return site.file, site.line, site.column, max(1, width)
+
+
 def stop(code: str, site: Any = None, **fields: Any) -> Stopped:
     """The refusal `code`, to be raised while the program runs."""
     return Stopped(refuse(code, site, **fields))
@@ -151,9 +161,9 @@ def refuse(code: str, site: Any = None, **fields: Any) -> Refusal:
     entry = CATALOGUE[code]
     position: dict[str, Any] = {}
     if site is not None:
-        width = site.end_column - site.column if site.end_line == site.line else len(site.text) - site.column
+        file, line, column, width = place_of(site)
         position = {
-            "file": site.file, "line": site.line, "column": site.column, "width": width,
+            "file": file, "line": line, "column": column, "width": width,
             "source": site.text.splitlines()[0] if site.text else "",
         }
     return Refusal(

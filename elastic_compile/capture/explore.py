@@ -43,8 +43,8 @@ from elastic_compile.capture.tracer import (
     Tracer,
     changed_in_place,
 )
-from elastic_compile.errors import CompileError, InternalError
-from elastic_compile.refusals import Stopped, stop
+from elastic_compile.errors import CompileError, InternalError, Refusal
+from elastic_compile.refusals import Place, Stopped, stop
 
 MAX_SEGMENTS = 20_000
 MAX_MODES = 16
@@ -130,10 +130,12 @@ def explore(
     entries: Sequence[EntryInput],
     roots: list[tuple[str, Any]],
     progress: Callable[[int], None] | None = None,
+    survey: Survey | None = None,
 ) -> Exploration:
     """Trace `function` on every path of every entry, in every static state that a call can leave behind.
 
     `roots`: named objects whose state the function can reach (the module, the function with its closure).
+    `survey`: takes note of refusals in place of the first one being raised; such an exploration is not to be built.
     """
     state_tensors: frozenset[int] = frozenset()
     state_numbers: frozenset[Any] = frozenset()
@@ -141,7 +143,7 @@ def explore(
     while True:
         try:
             return Explorer(
-                function, entries, roots, state_tensors, state_numbers - pinned, pinned, progress).run()
+                function, entries, roots, state_tensors, state_numbers - pinned, pinned, progress, survey).run()
         except MoreState as found:
             state_tensors |= found.tensors
             state_numbers |= found.numbers
@@ -149,6 +151,47 @@ def explore(
             if not state_numbers - pinned:
                 raise stopped.refusal from stopped.__cause__
             pinned = state_numbers
+
+
+class Survey:
+    """All that is refused in a program. `found`: the refusals; `skipped`: the places at which explorations go on with
+    something unknown."""
+
+    #: Refusals of a whole loop, call or program: there is no one operation that could be passed over.
+    OF_A_PATH = frozenset({"EC110", "EC120", "EC140", "EC150", "EC151", "EC152", "EC154"})
+
+    def __init__(self) -> None:
+        self.found: dict[Any, Refusal] = {}
+        self.skipped: set[Place] = set()
+
+    def note(self, refusal: Refusal) -> bool:
+        """Keep a refusal; whether it is new."""
+        place = refusal.file, refusal.line, refusal.column, refusal.width
+        new = (refusal.code, place) not in self.found
+        self.found.setdefault((refusal.code, place), refusal)
+        if refusal.code not in self.OF_A_PATH:
+            self.skipped.add(place)
+        return new
+
+
+def survey(
+    function: Callable[..., Any], entries: Sequence[EntryInput], roots: list[tuple[str, Any]],
+    progress: Callable[[int], None] | None = None,
+) -> tuple[Refusal, ...]:
+    """Everything that `explore` refuses in a program, in the order of the source: explored again and again, each time
+    past what is known to be refused, until nothing new is found."""
+    made = Survey()
+    known = -1
+    while len(made.found) > known:
+        known = len(made.found)
+        try:
+            explore(function, entries, roots, progress, made)
+        except Refusal as refusal:
+            made.note(refusal)
+        except InternalError:
+            if not known:
+                raise
+    return tuple(sorted(made.found.values(), key=lambda one: (one.file, one.line, one.column)))
 
 
 class MoreState(BaseException):
@@ -166,7 +209,7 @@ class Explorer:
 
     def __init__(
         self, function: Any, entries: Sequence[EntryInput], roots: Any, state_tensors: frozenset[int],
-        state_numbers: frozenset[Any], pinned: frozenset[Any], progress: Any,
+        state_numbers: frozenset[Any], pinned: frozenset[Any], progress: Any, survey: Survey | None,
     ) -> None:
         self.function = function
         self.pinned = pinned
@@ -175,6 +218,9 @@ class Explorer:
         self.tracer = Tracer()
         self.hooks = Hooks(self.tracer)
         self.hooks.on_point = self.point
+        self.survey = survey if not state_numbers else None
+        if survey is not None:
+            self.hooks.skipped = frozenset(survey.skipped)
         self.heap = Heap(roots)
         self.hooks.on_function = self.heap.watch_function
         self.hooks.surviving = self.heap.iterators
@@ -262,7 +308,15 @@ class Explorer:
         while tracer.pending:
             if len(tracer.segments) > MAX_SEGMENTS:
                 raise stop("EC110", tracer.site)
-            self.path(tracer.pending.pop())
+            target = tracer.pending.pop()
+            try:
+                self.path(target)
+            except (Stopped, InternalError) as stopped:
+                if self.survey is None or self.widened:
+                    raise
+                if isinstance(stopped, Stopped):
+                    self.survey.note(stopped.refusal)
+                target.end = target.end or Raised("Refused", "", tracer.site)
             if self.progress:
                 self.progress(len(tracer.segments))
 

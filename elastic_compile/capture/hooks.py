@@ -28,8 +28,9 @@ from elastic_compile.capture.sequences import SYMBOLIC_ITERATORS, Counter, Enume
 from elastic_compile.capture.symbols import as_expr
 from elastic_compile.capture.text import is_data, readable
 from elastic_compile.capture.tracer import HostOp, PathEnd, Tracer, of_the_program
+from elastic_compile.capture.unknown import unknown
 from elastic_compile.hostop import HostFunction
-from elastic_compile.refusals import stop
+from elastic_compile.refusals import Place, place_of, stop
 from elastic_compile.rewrite import NotRewritable, Template, rewrite
 from elastic_compile.rewrite.hooks import BINARY, COMPARE, CONVERSIONS, INPLACE, UNARY
 from elastic_compile.rewrite.sites import Site
@@ -86,6 +87,8 @@ class Hooks:
         self.templates: list[Template] = []
         self.unrewritten: dict[str, str] = {}
         self.surviving: Container[int] = ()
+        #: Where a survey goes on with something unknown in place of what was refused there.
+        self.skipped: Container[Place] = ()
         self.hook_codes: set[types.CodeType] = {Hooks.call.__code__, Hooks.next.__code__, Hooks.invoke.__code__}
         self.keep: list[Any] = []
 
@@ -101,6 +104,8 @@ class Hooks:
         if tracer.dead:
             raise PathEnd
         tracer.site = site
+        if self.skipped and place_of(site) in self.skipped:
+            return unknown(tracer, fn, args, kwargs)
         return self.invoke(site, sys._getframe(1), fn, args, kwargs)
 
     def invoke(self, site: Any, frame: types.FrameType, fn: Any, args: Any, kwargs: Any) -> Any:
@@ -194,7 +199,9 @@ class Hooks:
             self.templates.append(template)
         self.codes.update(dict.fromkeys(template.codes, template))
         for instruction in dis.get_instructions(fn.__code__):
-            if instruction.opname in ("STORE_GLOBAL", "DELETE_GLOBAL"):
+            if instruction.opname in ("STORE_GLOBAL", "DELETE_GLOBAL") and (
+                place_of(site_of(fn, instruction)) not in self.skipped
+            ):
                 raise stop("EC153", site_of(fn, instruction), name=instruction.argval)
         self.on_function(fn)
         self.bound[key] = template.bind(fn, self)
@@ -280,6 +287,8 @@ class Hooks:
     # -- operators
     def binop(self, site: Any, name: str, a: Any, b: Any) -> Any:
         self.tracer.site = site
+        if self.skipped and place_of(site) in self.skipped:
+            return unknown(self.tracer, BINARY[name], (a, b), {})
         if type(a) in SYMBOLIC or type(b) in SYMBOLIC:
             return self.symbolic(BINARY, name, a, b)
         if isinstance(a, torch.Tensor) or isinstance(b, torch.Tensor):
@@ -330,6 +339,8 @@ class Hooks:
 
     def inplace(self, site: Any, name: str, a: Any, b: Any) -> Any:
         self.tracer.site = site
+        if self.skipped and place_of(site) in self.skipped:
+            return unknown(self.tracer, BINARY[name], (a, b), {})
         if type(a) in SYMBOLIC or type(b) in SYMBOLIC:
             return self.symbolic(INPLACE if isinstance(a, torch.Tensor) else BINARY, name, a, b)
         return INPLACE[name](a, b)
@@ -344,6 +355,8 @@ class Hooks:
 
     def compare(self, site: Any, name: str, a: Any, b: Any) -> Any:
         self.tracer.site = site
+        if self.skipped and place_of(site) in self.skipped:
+            return unknown(self.tracer, COMPARE[name], (a, b), {})
         if (type(a) in SYMBOLIC or type(b) in SYMBOLIC) and name not in ("in", "not in"):
             result = self.symbolic(COMPARE, name, a, b)
             return bool(result) if type(result) is torch.SymBool else result
@@ -365,6 +378,8 @@ class Hooks:
 
     def getitem(self, site: Any, target: Any, key: Any) -> Any:
         self.tracer.site = site
+        if self.skipped and place_of(site) in self.skipped:
+            return unknown(self.tracer, operator.getitem, (target, key), {})
         if isinstance(target, torch.Tensor):
             key = self.tensor_key(key)
             if has_symbolic_index(key) and not isinstance(key, tuple) and target.dim() and (
@@ -428,6 +443,8 @@ class Hooks:
 
     def setitem(self, site: Any, target: Any, key: Any, value: Any) -> None:
         self.tracer.site = site
+        if self.skipped and place_of(site) in self.skipped:
+            return
         if isinstance(target, torch.Tensor):
             key = self.tensor_key(key)
             if type(value) in SYMBOLIC:
@@ -442,6 +459,8 @@ class Hooks:
 
     def format(self, site: Any, value: Any, conversion: str | None, spec: str) -> str:
         self.tracer.site = site
+        if self.skipped and place_of(site) in self.skipped:
+            return ""
         if isinstance(value, torch.Tensor) or as_expr(value) is not None:
             plain = type(value) is torch.SymInt and not spec
             return self.tracer.texts.place(value if plain else None)

@@ -273,6 +273,7 @@ class Tracer:
         self.literals: dict[Any, int] = {}
         self.host_functions: dict[str, HostFunction] = {}
         self.aliases: list[torch.Tensor] = []
+        self.unknown_arrays: dict[int, Any] = {}
         self.symbol_value: dict[sympy.Symbol, tuple[Any, ...]] = {}
         self.segments: list[Segment] = []
         self.pending: list[Segment] = []
@@ -600,7 +601,8 @@ class Tracer:
         """
         value = self.values[number]
         if value.kind == "weight":
-            return value.real
+            with self.plain_torch():
+                return None if self.unknown_arrays and value.real.data_ptr() in self.unknown_arrays else value.real
         if value.kind != "op" or number not in self.fresh:
             return None
         if number in self.constants:
@@ -773,13 +775,25 @@ class Tracer:
             kind, tuple(size if as_expr(size) is None else as_expr(size) for size in sizes), number, fake, self.site))
         return fake
 
+    def made_here(self, tensor: torch.Tensor) -> int:
+        """The value of a tensor that is handed to the host; a weight is handed over by a region, as its copy."""
+        inner = self.inner(tensor)
+        if self.values[self.value_of_inner(inner)].kind != "weight":
+            return self.value_of_inner(inner)
+
+        def clone(fake: torch.Tensor) -> torch.Tensor:
+            with self.recording_off(), self.fake_mode:
+                return aten.clone.default(fake)
+
+        return self.value_of_inner(self.operation(aten.clone.default, (inner,), {}, clone))
+
     def host_call(self, function: HostFunction, tensors: Sequence[Any]) -> Any:
         """Call a host function: its results are new tensors of the declared types."""
         if self.dead:
             raise PathEnd
         if not all(isinstance(tensor, torch.Tensor) for tensor in tensors):
             raise stop("EC171", self.site, name=function.name)
-        inputs = tuple(self.tensor_value(tensor) for tensor in tensors)
+        inputs = tuple(self.made_here(tensor) for tensor in tensors)
         if self.replaying:
             event = self.next_known()
             if not isinstance(event, HostCallEvent):

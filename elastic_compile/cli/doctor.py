@@ -36,10 +36,10 @@ def diagnose(
     console.print(_table("backends of the compiler", report["backends"]))
     failed = report["engines"]["onnxruntime"] != "ready" or report["backends"]["onnxruntime"] != "ready"
     if target is not None:
-        refusal = _refusal(target, backend)
-        report["refusals"] = [] if refusal is None else [_fields(refusal)]
-        console.print("\nThe module compiles." if refusal is None else f"\n{refusal}", markup=False)
-        failed |= refusal is not None
+        found = _refusals(target, backend)
+        report["refusals"] = [_fields(refusal) for refusal in found]
+        console.print("\n" + ("\n\n".join(map(str, found)) or "The module compiles."), markup=False)
+        failed |= bool(found)
     write_json(json, report)
     if failed:
         raise typer.Exit(1)
@@ -76,17 +76,20 @@ def _backends() -> dict[str, str]:
     return found
 
 
-def _refusal(target: str, backend: str) -> CompileError | None:
+def _refusals(target: str, backend: str) -> list[CompileError]:
+    """Everything in the module that is refused; where that is nothing, what its backend refuses."""
     module, examples = load_target(target)
     with progress() as report:
-        from elastic_compile.api import compile as compile_module
+        from elastic_compile import api
         try:
-            compile_module(module, examples, backend=backend, progress=report)
+            found: list[CompileError] = list(api.refusals(module, examples, progress=report))
+            if not found:
+                api.compile(module, examples, backend=backend, progress=report)
         except InternalError:
             raise
         except CompileError as error:
-            return error
-    return None
+            found = [error]
+    return found
 
 
 def _fields(error: CompileError) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """A module for the command line's tests, and factories that are wrong in one way each."""
 from __future__ import annotations
 
+import time
+
 import torch
 from torch import nn
 
@@ -32,6 +34,18 @@ class Counting(nn.Module):
     def forward(self, x):
         self.seen = self.seen + 1
         return x * 2 if x.sum() > 0 else x + self.seen
+
+
+class Refused(nn.Module):
+    def forward(self, x):
+        x = torch.poisson(x)
+        if x.sum() > 0:
+            x = x * time.time()
+        return f"{x.sum().item():.2f}"
+
+
+def thrice_refused():
+    return Refused().eval(), [(torch.ones(2, 4),)]
 
 
 def factory():

@@ -103,6 +103,9 @@ def test_state_is_compared_call_by_call_and_not_timed_against_torch(cli, tmp_pat
 def test_doctor_says_what_is_refused(cli):
     report = json.loads(cli("doctor", f"{GATED}:refused", "--json", "-", status=1).stdout)
     assert report["refusals"][0]["code"].startswith("EC") and report["refusals"][0]["line"] > 0
+    report = json.loads(cli("doctor", f"{GATED}:thrice_refused", "--json", "-", status=1).stdout)
+    assert [refusal["code"] for refusal in report["refusals"]] == ["EC130", "EC121", "EC141"]
+    assert len({refusal["line"] for refusal in report["refusals"]}) == 3
     assert json.loads(cli("doctor", f"{GATED}:factory", "--json", "-").stdout)["refusals"] == []
 
 

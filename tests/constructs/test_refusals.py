@@ -11,7 +11,8 @@ from torch import nn
 import elastic_compile as ec
 import elastic_runtime as er
 from elastic_compile.refusals import CATALOGUE
-from tests.constructs import refused
+from tests.constructs import refused, rewritten
+from tests.constructs.compare import difference, plain
 
 
 def position(code: str, blamed: str) -> tuple[int, int, str]:
@@ -68,6 +69,22 @@ def test_refusal(code):
     if refused.PROGRAMS[code][1]:
         assert error.file == refused.__file__ and f"--> {error.file}:{error.line}" in shown
         assert "^" in shown and error.source in open(refused.__file__).read()
+
+
+def test_the_whole_catalogue_has_rewritten_programs():
+    assert set(rewritten.PROGRAMS) == set(CATALOGUE)
+
+
+@pytest.mark.parametrize("code", sorted(rewritten.PROGRAMS))
+def test_what_a_refusal_says_to_write_compiles(code, tmp_path):
+    target, calls, host_ops = rewritten.PROGRAMS[code]()
+    ec.compile(target, calls).save(tmp_path / "m.elastic")
+    model = er.load(tmp_path / "m.elastic", **({"host_ops": host_ops} if host_ops else {}))
+    target, calls, _ = rewritten.PROGRAMS[code]()
+    with torch.no_grad():
+        for call in calls:
+            given = [leaf.numpy() if isinstance(leaf, torch.Tensor) else leaf for leaf in call]
+            assert difference(model(*given), plain(target(*call))) == ""
 
 
 def test_a_refusal_is_not_swallowed_by_the_program():
