@@ -35,7 +35,7 @@ CATALOGUE: dict[str, Entry] = {
     "EC112": Entry(
         "a complex number is read into Python",
         "host scalars are bool, int and float",
-        "read .real and .imag separately",
+        "keep the real and the imaginary part in two tensors, from the inputs on",
     ),
     "EC113": Entry(
         "a host computation that the runtime does not have: {expression}",

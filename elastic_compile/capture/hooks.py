@@ -568,7 +568,7 @@ def _number(hooks: Hooks, site: Any, value: Any, python: type) -> Any:
         if isinstance(value, torch.SymBool):
             return python(bool(value))
         if python is int:
-            return value if isinstance(value, torch.SymInt) else torch.sym_int(value)
+            return value if isinstance(value, torch.SymInt) else hooks.tracer.host("trunc", (value,), "int")
         return torch.sym_float(value)
     return python(value)
 

@@ -46,9 +46,10 @@ def compares_the_number(x):
     return x * (0 if n <= 0 else 3 if n == 1 else 9)
 
 
-@instead("EC112", torch.ones(2, dtype=torch.complex64))
-def reads_the_parts(z):
-    return z.real * z[0].real.item() - z.imag * z[0].imag.item()
+@instead("EC112", (torch.ones(2), -torch.ones(2)))
+def keeps_the_parts_apart(real, imag):
+    a, b = real[0].item(), imag[0].item()
+    return real * a - imag * b, real * b + imag * a
 
 
 @instead("EC113")
