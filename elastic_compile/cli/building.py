@@ -5,8 +5,6 @@ Never: ships a subnet that was not compared with eager PyTorch and measured.
 """
 from __future__ import annotations
 
-import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -26,10 +24,8 @@ from elastic_compile.cli.searching import (
     spent,
 )
 from elastic_compile.inspect.text import bytes_text
-from elastic_runtime import device, load, profiler, schema, subjects
+from elastic_compile.profile import measuring
 from elastic_runtime import latency_table as lt
-
-TABLE = "latency-table.json"
 
 
 def _budgets(text: str) -> str:
@@ -83,8 +79,9 @@ def build_target(
                 raise SearchError(f"{bytes_text(stored)} of weights for {chosen[0].name} alone",
                                   reason=f"the limit is {memory_mb:g} MB", hint="give a larger --memory-mb")
             console.print(f"left out for memory: {chosen.pop(0).name}")
-        measured = _measured(family, table, threads, measure_s, report)
-    replace(family, tables={TABLE: schema.encode(measured)}).save(output)
+        family, measured = measuring.with_table(
+            family, table.device, threads, measure_s, lambda done, total: report("measure", done, total))
+    family.save(output)
     entries = {entry.key: entry for entry in measured.entries if entry.kind == "subnet"}
     made = Table(header_style="bold", title="latency in ms", title_justify="left")
     for name in ("subnet", "budgets", "quality", "predicted", "measured", "peak MB", "holds"):
@@ -102,20 +99,3 @@ def build_target(
     console.print(f"wrote {output}: {len(chosen)} subnets, {bytes_text(stored)} of weights")
     console.print(spent(result))
 
-
-def _measured(family, table: lt.LatencyTable, threads: int, seconds: float, report) -> lt.LatencyTable:
-    """The table of the compiled family on this machine."""
-    with tempfile.TemporaryDirectory(prefix="elastic-build-") as folder:
-        path = Path(folder) / "family.elastic"
-        family.save(path)
-        model = load(path, threads=threads, allow_native=True)
-        here = device.describe(table.device.name)
-        if lt.identity(here) != lt.identity(table.device):
-            here = device.describe("the machine that built it")
-        outcome = profiler.measure(
-            subjects.of_bundle(path, model, threads=threads), here,
-            profiler.environment(subjects.engine_of(model), threads), profiler.Settings(seconds),
-            progress=lambda key, done, total: report("measure", done, total))
-    if outcome.stopped:
-        raise KeyboardInterrupt
-    return outcome.table

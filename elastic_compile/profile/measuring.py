@@ -5,19 +5,27 @@ Never: compiles a thing twice: what the folder has from an earlier, interrupted 
 """
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import elastic_runtime as er
 from elastic_compile.profile.elastic import Elastic, Part
 from elastic_compile.profile.space import Configuration
+from elastic_runtime import device, profiler, schema, subjects
 from elastic_runtime import latency_table as lt
+from elastic_runtime.bundle_reader import BundleReader
+from elastic_runtime.limits import DEFAULT_LIMITS
 from elastic_runtime.profiler import Subject
 
+if TYPE_CHECKING:
+    from elastic_compile.elastic import CompiledFamily
+
+TABLE = "latency-table.json"
 _FRUITLESS = 30
 
 Make = Callable[[], tuple[Any, Sequence[Any]]]
@@ -26,21 +34,24 @@ Make = Callable[[], tuple[Any, Sequence[Any]]]
 
 @dataclass(frozen=True)
 class Compiler:
-    """Compiles modules for `backend` into bundles in the directory `folder`, and loads them with `threads`."""
+    """Compiles modules for `backend` into bundles in the directory `folder`, and loads them with `threads`. `settings`:
+    what `engine`, a backend made with them, does otherwise than the backend of that name."""
 
     backend: str
     threads: int
     folder: Path
+    engine: Any = None
+    settings: Mapping[str, str] = field(default_factory=dict)
 
     def ready(self, id: str, make: Make) -> Path:
-        """The bundle of the thing called `id`, compiled unless it is there."""
+        """The bundle of the thing called `id`, compiled unless it is there and this runtime can read it."""
         path = self.folder / f"{id[:32]}.elastic"
-        if not path.exists():
+        if not _readable(path):
             from elastic_compile.api import compile as compile_module
 
             module, calls = make()
             self.folder.mkdir(parents=True, exist_ok=True)
-            compile_module(module, calls, backend=self.backend).save(path)
+            compile_module(module, calls, backend=self.engine or self.backend).save(path)
         return path
 
     def call(self, path: Path) -> Callable[[], Any]:
@@ -55,9 +66,17 @@ class Compiler:
 
     def subject(self, kind: str, key: str, content: Mapping[str, Any], make: Make,
                 config: Configuration | None = None) -> CompiledSubject:
-        id = lt.content_id(kind, {**content, "backend": self.backend})
+        id = lt.content_id(kind, {**content, "backend": self.backend, "settings": dict(self.settings)})
         return CompiledSubject(id, key, kind, lambda: self.call(self.ready(id, make)), config=dict(config or {}),
                                compile=lambda: self.ready(id, make))
+
+
+def _readable(path: Path) -> bool:
+    try:
+        with BundleReader(path, DEFAULT_LIMITS):
+            return True
+    except er.BundleError:
+        return False
 
 
 @dataclass(frozen=True)
@@ -142,3 +161,27 @@ def of_elastic(compiler: Compiler, elastic: Elastic, count: int, seed: int) -> l
             distinct_parts(elastic, elastic.space.sample(1, rng), found)
             fruitless = fruitless + 1 if len(found) == before else 0
     return [dispatch(compiler), *parts(compiler, found), *anchors(compiler, elastic, chosen)]
+
+
+def with_table(family: CompiledFamily, named: lt.Device | str, threads: int, budget_s: float,
+               progress: Callable[[int, int], None] = lambda done, total: None,
+               ) -> tuple[CompiledFamily, lt.LatencyTable]:
+    """A compiled family with a table of itself, measured on this machine, that `Model.select` uses.
+
+    `named`: what this machine is called, or a device; where that is another one, this one is called "the machine that
+    built it".
+    """
+    here = device.describe(named if isinstance(named, str) else named.name)
+    if not isinstance(named, str) and lt.identity(here) != lt.identity(named):
+        here = device.describe("the machine that built it")
+    with tempfile.TemporaryDirectory(prefix="elastic-build-") as folder:
+        path = Path(folder) / "family.elastic"
+        family.save(path)
+        model = er.load(path, threads=threads, allow_native=True)
+        outcome = profiler.measure(
+            subjects.of_bundle(path, model, threads=threads), here,
+            profiler.environment(subjects.engine_of(model), threads), profiler.Settings(budget_s),
+            progress=lambda key, done, total: progress(done, total))
+    if outcome.stopped:
+        raise KeyboardInterrupt
+    return replace(family, tables={TABLE: schema.encode(outcome.table)}), outcome.table
