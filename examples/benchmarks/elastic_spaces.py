@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import sys
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -20,8 +21,10 @@ from examples.benchmarks.published import once_for_all_space
 TOKENS = 64
 
 
-def _without_torchvision() -> None:
-    """`ofa` imports torchvision and gdown for its data providers, which nothing here uses: empty modules do."""
+@contextmanager
+def _without_torchvision() -> Iterator[None]:
+    """`ofa` imports torchvision and gdown for its data providers, which nothing here uses: empty modules do, as long as
+    the import lasts."""
     def module(name: str) -> types.ModuleType:
         made = types.ModuleType(name)
         made.__path__, made.__file__ = [], "absent"
@@ -33,17 +36,23 @@ def _without_torchvision() -> None:
         made.__getattr__ = missing
         return made
 
-    for name in ("torchvision", "torchvision.transforms", "torchvision.transforms.functional", "torchvision.datasets",
-                 "gdown"):
-        sys.modules.setdefault(name, module(name))
+    names = ("torchvision", "torchvision.transforms", "torchvision.transforms.functional", "torchvision.datasets",
+             "gdown")
+    added = [name for name in names if name not in sys.modules]
+    sys.modules.update({name: module(name) for name in added})
+    try:
+        yield
+    finally:
+        for name in added:
+            del sys.modules[name]
 
 
 class OnceForAll:
     """MobileNetV3 of Once-for-All, width 1.0 (Cai et al., ICLR 2020)."""
 
     def __init__(self) -> None:
-        _without_torchvision()
-        from ofa.imagenet_classification.elastic_nn.networks import OFAMobileNetV3
+        with _without_torchvision():
+            from ofa.imagenet_classification.elastic_nn.networks import OFAMobileNetV3
 
         torch.manual_seed(0)
         self.net = OFAMobileNetV3(
