@@ -60,6 +60,8 @@ def measure(
     seed: Annotated[int, typer.Option("--seed", help="Of the choice of anchors.")] = 0,
     emulation: Annotated[str, typer.Option("--emulation", help="How this machine is restricted or slowed down, in "
                                                              "words.")] = "",
+    memory: Annotated[bool, typer.Option(
+        "--memory", help="The anchors' peak memory too, each in a process of its own.")] = False,
     samples: Annotated[bool, typer.Option("--samples", help="Store the raw samples too.")] = False,
     allow_native: AllowNative = False,
     json: Json = None,
@@ -73,7 +75,8 @@ def measure(
         if Path(target).is_dir():
             engine, found = of_bundle(Path(target), folder, threads, allow_native)
         else:
-            engine, found = backend, _of_factory(target, measuring.Compiler(backend, threads, folder), anchors, seed)
+            engine, found = backend, _of_factory(
+                target, measuring.Compiler(backend, threads, folder), anchors, seed, memory)
         for number, subject in enumerate(found):
             if isinstance(subject, measuring.CompiledSubject):
                 report("compile", number, len(found))
@@ -106,7 +109,8 @@ def of_bundle(path: Path, folder: Path, threads: int, allow_native: bool) -> tup
     return engine, [dispatch, *subjects.of_bundle(path, model, threads=threads)]
 
 
-def _of_factory(target: str, compiler: measuring.Compiler, anchors: int, seed: int) -> list[profiler.Subject]:
+def _of_factory(target: str, compiler: measuring.Compiler, anchors: int, seed: int,
+                memory: bool) -> list[profiler.Subject]:
     """The parts and some subnets of an elastic network, or the regions of a module that is compiled for it."""
     given = made_by(target)
     if not isinstance(given, Elastic):
@@ -115,4 +119,4 @@ def _of_factory(target: str, compiler: measuring.Compiler, anchors: int, seed: i
         path = compiler.ready(id, lambda: (module, calls))
         model = load(path, threads=compiler.threads, allow_native=True)
         return [measuring.dispatch(compiler), *subjects.of_bundle(path, model, threads=compiler.threads)]
-    return measuring.of_elastic(compiler, given, anchors, seed)
+    return measuring.of_elastic(compiler, given, anchors, seed, memory)

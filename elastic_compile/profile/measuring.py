@@ -65,10 +65,11 @@ class Compiler:
         return call
 
     def subject(self, kind: str, key: str, content: Mapping[str, Any], make: Make,
-                config: Configuration | None = None) -> CompiledSubject:
+                config: Configuration | None = None, memory: bool = False) -> CompiledSubject:
         id = lt.content_id(kind, {**content, "backend": self.backend, "settings": dict(self.settings)})
         return CompiledSubject(id, key, kind, lambda: self.call(self.ready(id, make)), config=dict(config or {}),
-                               compile=lambda: self.ready(id, make))
+                               compile=lambda: self.ready(id, make), memory=(lambda: subjects.peak_of_process(
+                                   self.ready(id, make), "main", self.threads, "1")) if memory else None)
 
 
 def _readable(path: Path) -> bool:
@@ -120,17 +121,18 @@ def parts(compiler: Compiler, distinct: Mapping[str, Part]) -> list[CompiledSubj
         lambda part=part: (part.module, [call(*part.args, **part.kwargs)])) for key, part in distinct.items()]
 
 
-def anchors(compiler: Compiler, elastic: Elastic, configurations: Sequence[Configuration]) -> list[CompiledSubject]:
-    """Whole subnets, each with its configuration."""
+def anchors(compiler: Compiler, elastic: Elastic, configurations: Sequence[Configuration],
+            memory: bool = False) -> list[CompiledSubject]:
+    """Whole subnets, each with its configuration, and where asked for its peak memory."""
     name = type(elastic.supernet).__name__
-    subjects = []
+    found = []
     for configuration in configurations:
         configuration = elastic.space.canonical(configuration)
         key = elastic.space.key(configuration)
-        subjects.append(compiler.subject(
+        found.append(compiler.subject(
             "subnet", f"{name} {key[:12]}", {"supernet": name, "configuration": key},
-            lambda c=configuration: (elastic.subnet(c), elastic.calls(c)), configuration))
-    return subjects
+            lambda c=configuration: (elastic.subnet(c), elastic.calls(c)), configuration, memory))
+    return found
 
 
 def composed_ms(elastic: Elastic, table: lt.LatencyTable, configuration: Configuration) -> float:
@@ -142,7 +144,8 @@ def composed_ms(elastic: Elastic, table: lt.LatencyTable, configuration: Configu
     return lt.total_ms(table, [ids.get(part.key, part.key) for part in elastic.made_of(configuration)])
 
 
-def of_elastic(compiler: Compiler, elastic: Elastic, count: int, seed: int) -> list[CompiledSubject]:
+def of_elastic(compiler: Compiler, elastic: Elastic, count: int, seed: int,
+               memory: bool = False) -> list[CompiledSubject]:
     """Dispatch, the parts of `count` random subnets and of further ones until no new part turns up, and those `count`
     subnets as anchors."""
     rng = np.random.default_rng(seed)
@@ -160,7 +163,7 @@ def of_elastic(compiler: Compiler, elastic: Elastic, count: int, seed: int) -> l
             before = len(found)
             distinct_parts(elastic, elastic.space.sample(1, rng), found)
             fruitless = fruitless + 1 if len(found) == before else 0
-    return [dispatch(compiler), *parts(compiler, found), *anchors(compiler, elastic, chosen)]
+    return [dispatch(compiler), *parts(compiler, found), *anchors(compiler, elastic, chosen, memory)]
 
 
 def with_table(family: CompiledFamily, named: lt.Device | str, threads: int, budget_s: float,

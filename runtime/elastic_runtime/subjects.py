@@ -102,7 +102,7 @@ def _subnets(path: Path, model: Model, name: str, digests: Mapping[str, str], th
     native = "1" if any(region.engine != "onnxruntime" for region in loaded.program.regions) else ""
 
     def peak() -> int | None:
-        return _peak_of_process(path, name, threads, native)
+        return peak_of_process(path, name, threads, native)
 
     for taken, (entry, inputs) in calls.items():
         yield Subject(
@@ -120,7 +120,9 @@ def _call(model: Model, name: str, entry: int, inputs: Sequence[Any]) -> Callabl
     return call
 
 
-def _peak_of_process(path: Path, name: str, threads: int, native: str) -> int | None:
+def peak_of_process(path: Path, name: str, threads: int, native: str) -> int | None:
+    """The peak memory in bytes of loading the bundle at `path` and calling its subnet `name`, in a process of its own;
+    None where it fails or the system does not tell. `native`: not empty to allow native code."""
     done = subprocess.run(
         [sys.executable, "-m", "elastic_runtime.subjects", str(path), name, str(threads), native],
         capture_output=True, text=True, timeout=_MEMORY_TIMEOUT_S, check=False,

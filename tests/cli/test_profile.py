@@ -50,14 +50,15 @@ def test_a_factory_of_a_module(cli, tmp_path):
 
 def test_an_elastic_network_by_parts_and_anchors(cli, tmp_path):
     path = tmp_path / "t.json"
-    cli("profile", f"{ELASTIC}:factory", "--device", "here", "--anchors", 4, "--budget-s", 2, "-o", path)
+    cli("profile", f"{ELASTIC}:factory", "--device", "here", "--anchors", 4, "--budget-s", 2, "--memory",
+        "-o", path)
     table = lt.load(path)
     # nine positions of a layer, but only three distinct layers
     assert kinds(table) == ["dispatch", *["region"] * 3, *["subnet"] * 4]
     from tests.cli.elastic_mlp import factory
     elastic = factory()
     for anchor in (one for one in table.entries if one.kind == "subnet"):
-        assert not elastic.space.problems(anchor.config)
+        assert not elastic.space.problems(anchor.config) and anchor.memory_bytes > 0
         parts = {one.key: one.timing.ms for one in table.entries if one.kind == "region"}
         expected = sum(parts[part.key] for part in elastic.made_of(anchor.config))
         assert measuring.composed_ms(elastic, table, anchor.config) == pytest.approx(expected)
