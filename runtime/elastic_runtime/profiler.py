@@ -100,6 +100,8 @@ def measure(
     done = {entry.id for entry in table.entries if entry.timing is not None and not entry.flags}
     distinct = {subject.id: subject for subject in subjects}
     waiting = [subject for subject in distinct.values() if subject.id not in done]
+    measured_before = table.by_id()
+    waiting.sort(key=lambda subject: subject.id in measured_before)  # the noisy ones after those without a time
     total, failed, left, stopped = len(distinct), {}, [], False
     end = perf_counter() + settings.budget_s
     with device.pinned(environment.threads):

@@ -111,6 +111,15 @@ def test_a_budget_that_ends_leaves_the_rest_for_the_next_time(clock):
     assert len(second.table.entries) == 8 and not set(clock.order) & measured
 
 
+def test_what_has_no_time_yet_comes_before_what_is_noisy(clock, monkeypatch):
+    monkeypatch.setattr(device.Others, "share", lambda others: 0.3)
+    first = measure([clock.subject("noisy", 1.0)], MACHINE, ENVIRONMENT)
+    clock.order.clear()
+    measure([clock.subject("noisy", 1.0), clock.subject("new", 1.0)], MACHINE, ENVIRONMENT, Settings(together=1),
+            known=first.table)
+    assert clock.order[0] == "new" and clock.order[-1] == "noisy"
+
+
 def test_a_stop_loses_no_finished_entry(clock):
     def interrupted():
         for _ in range(5):
