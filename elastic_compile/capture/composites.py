@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 
 aten = torch.ops.aten
-Entry = Callable[[tuple[Any, ...], dict[str, Any]], "tuple[Any, tuple[Any, ...]] | None"]
+Recorded = tuple[Any, tuple[Any, ...], dict[str, Any]]
+Entry = Callable[[tuple[Any, ...], dict[str, Any]], "Recorded | None"]
 
 
 def _direct(target: Any) -> Entry:
@@ -22,7 +23,7 @@ def _direct(target: Any) -> Entry:
     arguments = target._schema.arguments
     names = [argument.name for argument in arguments]
 
-    def entry(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, tuple[Any, ...]] | None:
+    def entry(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Recorded | None:
         if not set(kwargs) <= set(names) or any(isinstance(a, str) for a in (*args, *kwargs.values())):
             return None
         values = list(args)
@@ -35,7 +36,7 @@ def _direct(target: Any) -> Entry:
                 return None
         return target, tuple(
             [value] * argument.N if argument.N and isinstance(value, (int, torch.SymInt)) else value
-            for argument, value in zip(arguments, values, strict=True))
+            for argument, value in zip(arguments, values, strict=True)), {}
 
     return entry
 
@@ -44,7 +45,7 @@ def _bound(function: Callable[..., Any], build: Callable[..., Any]) -> Entry:
     """A Python function: its arguments bound by name, then given to `build`."""
     signature = inspect.signature(function)
 
-    def entry(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, tuple[Any, ...]] | None:
+    def entry(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Recorded | None:
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         return build(**bound.arguments)
@@ -53,11 +54,11 @@ def _bound(function: Callable[..., Any], build: Callable[..., Any]) -> Entry:
 
 
 def _layer_norm(input: Any, normalized_shape: Any, weight: Any, bias: Any, eps: float) -> Any:
-    return aten.layer_norm.default, (input, list(normalized_shape), weight, bias, eps)
+    return aten.layer_norm.default, (input, list(normalized_shape), weight, bias, eps), {}
 
 
 def _group_norm(input: Any, num_groups: int, weight: Any, bias: Any, eps: float) -> Any:
-    return aten.group_norm.default, (input, num_groups, weight, bias, eps)
+    return aten.group_norm.default, (input, num_groups, weight, bias, eps), {}
 
 
 def _batch_norm(
@@ -67,7 +68,7 @@ def _batch_norm(
         return None
     return aten.batch_norm.default, (
         input, weight, bias, running_mean, running_var, False, momentum or 0.0, eps, False,
-    )
+    ), {}
 
 
 def batch_norm_in_training(
@@ -85,24 +86,30 @@ def batch_norm_in_training(
     return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
 
 
-def _attention(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, tuple[Any, ...]] | None:
+def _attention(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Recorded | None:
+    """Heads that share keys and values (grouped-query attention) get copies of them first, as PyTorch itself does."""
     names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
     given = dict(zip(names, args)) | kwargs
-    if given.get("dropout_p") or given.get("scale") is not None or given.get("enable_gqa"):
+    if given.get("dropout_p"):
         return None
+    query, key, value = given["query"], given["key"], given["value"]
+    if given.get("enable_gqa"):
+        key, value = (one if one.shape[-3] == query.shape[-3] else
+                      one.repeat_interleave(query.shape[-3] // one.shape[-3], -3) for one in (key, value))
+    scale = {} if given.get("scale") is None else {"scale": given["scale"]}
     return aten.scaled_dot_product_attention.default, (
-        given["query"], given["key"], given["value"], given.get("attn_mask"), 0.0, bool(given.get("is_causal")),
-    )
+        query, key, value, given.get("attn_mask"), 0.0, bool(given.get("is_causal")),
+    ), scale
 
 
 def _recurrent(target: Any) -> Entry:
     """LSTM and GRU over a whole sequence: (input, hx, weights, bias, layers, dropout, training, bidirectional,
     batch_first); the packed-sequence form is left alone."""
 
-    def entry(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, tuple[Any, ...]] | None:
+    def entry(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Recorded | None:
         if kwargs or len(args) != 9 or not isinstance(args[3], bool):
             return None
-        return target, (*args[:5], 0.0, False, *args[7:])
+        return target, (*args[:5], 0.0, False, *args[7:]), {}
 
     return entry
 

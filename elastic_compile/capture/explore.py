@@ -11,6 +11,7 @@ run-time scalars.
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import copy
 import ctypes
 import sys
@@ -24,7 +25,7 @@ import torch
 
 from elastic_compile.capture.hooks import Call, Hooks
 from elastic_compile.capture.liveness import Liveness
-from elastic_compile.capture.state import ATOMS, Heap, State, Walker, content_of, put_back
+from elastic_compile.capture.state import ATOMS, Heap, State, Walker, changed_context, content_of, put_back
 from elastic_compile.capture.structure import keys, take_apart
 from elastic_compile.capture.symbols import as_expr
 from elastic_compile.capture.text import is_data, readable
@@ -338,7 +339,8 @@ class Explorer:
                 args, kwargs = self.entries[root.entry].arguments(leaves)
                 self.argument_heap = Heap([(f"arguments{k}", v) for k, v in _named(args, kwargs)])
                 self.input_wrappers = leaves
-                self.call(args, kwargs)
+                self.context = contextvars.copy_context()
+                self.context.copy().run(self.call, args, kwargs)
         except Redo:
             pass
         finally:
@@ -529,6 +531,9 @@ class Explorer:
         if handled is not None and not isinstance(handled, PathEnd):
             walker.state.tokens.append("handling")
             walker.walk(handled, ("handling",))
+        for var, value in changed_context(self.context):
+            walker.state.tokens.append(("context", id(var)))
+            walker.walk(value, ("context", var.name))
         self.walk_heap(walker, self.heap.changed())
         for ident in dict.fromkeys((*(ident for ident, _ in self.modes[0].tensors), *self.mutated())):
             walker.state.tokens.append(("state", self.heap.tensor_names[ident]))

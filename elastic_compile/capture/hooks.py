@@ -32,7 +32,7 @@ from elastic_compile.capture.unknown import unknown
 from elastic_compile.hostop import HostFunction
 from elastic_compile.refusals import Place, place_of, stop
 from elastic_compile.rewrite import NotRewritable, Template, rewrite
-from elastic_compile.rewrite.hooks import BINARY, COMPARE, CONVERSIONS, INPLACE, UNARY
+from elastic_compile.rewrite.hooks import BINARY, COMPARE, CONVERSIONS, INPLACE, NEUTRAL, UNARY
 from elastic_compile.rewrite.sites import Site
 
 SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
@@ -119,6 +119,9 @@ class Hooks:
                 if depends_on_host(fn):
                     break
                 args, fn = (fn.__self__, *args), fn.__func__
+            elif kind is functools._lru_cache_wrapper:
+                # What one path put into a cache is none of the next path's business: each path calls anew.
+                fn = fn.__wrapped__
             elif isinstance(fn, torch.nn.Module):
                 fn, args, kwargs = self.module_call(fn, args, kwargs)
             elif kind is types.FunctionType or isinstance(fn, (type, types.BuiltinFunctionType)):
@@ -210,6 +213,9 @@ class Hooks:
     def may_rewrite(self, fn: types.FunctionType) -> bool:
         module = fn.__module__ or ""
         return module in REWRITTEN_MODULES or module.partition(".")[0] not in NATIVE_PACKAGES
+
+    def variables(self, site: Any, values: dict[str, Any]) -> dict[str, Any]:
+        return NEUTRAL.variables(site, values)
 
     # -- points
     def point(self, site: Any) -> None:

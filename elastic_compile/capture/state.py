@@ -9,6 +9,7 @@ executions, so that an object the key cannot account for forbids a join instead 
 """
 from __future__ import annotations
 
+import contextvars
 import copyreg
 import enum
 import gc
@@ -26,9 +27,9 @@ from elastic_compile.refusals import stop
 
 ATOMS = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis), type(NotImplemented))
 BY_IDENTITY = (
-    type, types.ModuleType, types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType,
-    torch.SymInt, torch.SymFloat, torch.SymBool, torch.dtype, torch.device, torch.layout, torch.memory_format,
-    torch._ops.OpOverload, torch._ops.OpOverloadPacket, enum.Enum,
+    type, contextvars.ContextVar, types.ModuleType, types.BuiltinFunctionType, types.MethodDescriptorType,
+    types.WrapperDescriptorType, torch.SymInt, torch.SymFloat, torch.SymBool, torch.dtype, torch.layout,
+    torch.memory_format, torch._ops.OpOverload, torch._ops.OpOverloadPacket, enum.Enum,
 )
 
 
@@ -127,6 +128,9 @@ class Walker:
         if isinstance(value, BY_IDENTITY):
             self.identity(value)
             return
+        if kind is torch.device:
+            tokens.append(("device", str(value)))
+            return
         ident = id(value)
         if ident in self.seen:
             tokens.append(("again", self.seen[ident]))
@@ -184,6 +188,10 @@ class Walker:
                 tokens.append("empty")
         elif kind is types.GeneratorType:
             self.generator(value, path)
+        elif kind is contextvars.Token:
+            tokens.append(("token", id(value.var), " used " in repr(value)))
+            self.state.keep.append(value.var)
+            self.walk(value.old_value, (*path, "old"))
         elif isinstance(value, BaseException):
             tokens.append(("exception", id(kind)))
             self.walk(value.args, (*path, "args"))
@@ -215,6 +223,13 @@ class Walker:
         frame = value.gi_frame
         if frame is None:
             self.state.tokens.append("finished")
+            return
+        if frame.f_code not in self.codes:
+            # All that its frame holds: variables, and what the interpreter keeps of statements not yet finished.
+            self.state.keep.append(frame.f_code)
+            self.state.tokens.append(("native generator", id(frame.f_code), frame.f_lasti))
+            held = [one for one in gc.get_referents(value) if not isinstance(one, (types.FrameType, types.CodeType))]
+            self.fixed(held, (*path, "held"))
             return
         self.state.keep.append(frame.f_code)
         self.state.tokens.append(("generator", id(frame.f_code), frame.f_lasti))
@@ -258,6 +273,11 @@ class Walker:
         for added in set(self.state.slots) - before:
             if as_expr(self.state.slots[added].value) is None:
                 del self.state.slots[added]
+
+
+def changed_context(before: contextvars.Context) -> list[tuple[contextvars.ContextVar[Any], Any]]:
+    """Context variables whose value is not, by identity, what it was; absent ones are not counted."""
+    return [(var, now) for var, now in contextvars.copy_context().items() if before.get(var, _ABSENT) is not now]
 
 
 def _has_state_methods(kind: type) -> bool:
@@ -311,7 +331,7 @@ class Heap:
                 raise stop("EC154", count=self.LIMIT)
             value, label = stack.pop()
             kind = type(value)
-            if kind in ATOMS or isinstance(value, BY_IDENTITY) or id(value) in self.number:
+            if kind in ATOMS or isinstance(value, (torch.device, *BY_IDENTITY)) or id(value) in self.number:
                 continue
             if isinstance(value, torch.Tensor):
                 self.tensors.setdefault(id(value), value)

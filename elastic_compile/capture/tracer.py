@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dis
+import operator
 import sys
 import types
 from collections.abc import Iterator, Sequence
@@ -268,12 +269,13 @@ class Tracer:
         self.values: list[Value] = []
         self.by_fake: dict[int, int] = {}
         self.by_weight: dict[int, int] = {}
-        self.producer: dict[int, OpEvent] = {}
+        self.producer: dict[int, OpEvent | CarryEvent] = {}
         self.constants: dict[int, torch.Tensor | None] = {}
         self.literals: dict[Any, int] = {}
         self.host_functions: dict[str, HostFunction] = {}
         self.aliases: list[torch.Tensor] = []
         self.unknown_arrays: dict[int, Any] = {}
+        self.gathered: set[int] = set()
         self.symbol_value: dict[sympy.Symbol, tuple[Any, ...]] = {}
         self.segments: list[Segment] = []
         self.pending: list[Segment] = []
@@ -422,8 +424,25 @@ class Tracer:
             ours = isinstance(error, CompileError) or getattr(error, "of_the_program", False)
             if ours or not (kwargs or any(map(_touches_torch, (fn, *args)))):
                 raise
+            if self.fails_untraced(fn, args, kwargs, type(error)):
+                raise of_the_program(error) from None
             message = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
             raise stop("EC133", self.site, message=message) from error
+
+    def fails_untraced(self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], kind: type[Exception]) -> bool:
+        """Whether a call that takes nothing traced fails without tracing too (a question to a device that is not
+        there): then the error is the program's own."""
+        if any(isinstance(leaf, (torch.Tensor, torch.nn.Module)) or as_expr(leaf) is not None
+               for leaf in pytree.tree_leaves((getattr(fn, "__self__", None), args, kwargs))):
+            return False
+        with self.plain_torch():
+            try:
+                fn(*args, **kwargs)
+            except kind:
+                return True
+            except Exception:
+                return False
+        return False
 
     def known_call(self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call a function of PyTorch. Along a known prefix, a call on the very tensors that it was first made on
@@ -438,9 +457,11 @@ class Tracer:
             if known is not None and known.name == name and len(known.operands) == len(operands) and (
                 all(map(_identical, known.operands, operands)) and not changed_in_place(known.result)
             ):
-                self.fresh.update(
-                    output for event in self.segment.events[self.cursor: self.cursor + known.events]
-                    if isinstance(event, OpEvent) for output in event.outputs if output is not None)
+                for event in self.segment.events[self.cursor: self.cursor + known.events]:
+                    if isinstance(event, OpEvent):
+                        self.fresh.update(output for output in event.outputs if output is not None)
+                    elif isinstance(event, ItemEvent):
+                        self.items[event.tensor] = event.result
                 self.cursor += known.events
                 return known.result
             return fn(*args, **kwargs)
@@ -466,27 +487,36 @@ class Tracer:
             if constant is not None:
                 with self.plain_torch():
                     return bool(constant)
-        self.decisions += 1
         if self.replaying:
             end = self.segment.end
             if self.cursor != len(self.segment.events) or not isinstance(end, Decision):
                 raise stop("EC120", self.site)
-            outcome = self.path[self.position + 1] is end.then
-            self.advance()
-        else:
-            here = self.segment
-            then, orelse = self.new_segment(here), self.new_segment(here)
-            here.end = Decision(tensor, expr, then, orelse, self.site, self.symbols.snapshot())
-            self.pending.append(orelse)
-            self.advance(then)
-            outcome = True
-        if tensor is not None:
-            self.decided[tensor] = outcome
-        if expr is not None:
-            self.facts[expr] = outcome
-            if isinstance(expr, sympy.Basic):
-                self.facts[sympy.Not(expr)] = not outcome
+            return self.replay_decision()
+        self.decisions += 1
+        here = self.segment
+        then, orelse = self.new_segment(here), self.new_segment(here)
+        here.end = Decision(tensor, expr, then, orelse, self.site, self.symbols.snapshot())
+        self.pending.append(orelse)
+        self.advance(then)
+        self.learn(here.end, True)
+        return True
+
+    def replay_decision(self) -> bool:
+        """Go the way that the known prefix goes at the decision that ends this segment."""
+        end = self.segment.end
+        outcome = self.path[self.position + 1] is end.then
+        self.decisions += 1
+        self.advance()
+        self.learn(end, outcome)
         return outcome
+
+    def learn(self, decision: Decision, outcome: bool) -> None:
+        if decision.tensor is not None:
+            self.decided[decision.tensor] = outcome
+        if decision.expr is not None:
+            self.facts[decision.expr] = outcome
+            if isinstance(decision.expr, sympy.Basic):
+                self.facts[sympy.Not(decision.expr)] = not outcome
 
     def decide_expr(self, expr: sympy.Basic, python: type) -> Any:
         """A guard on data-dependent numbers: a condition forks, a number is refused."""
@@ -517,8 +547,9 @@ class Tracer:
                 return constant.item()
         if fake.dtype.is_complex:
             raise stop("EC112", self.site)
-        if tensor in self.items:
-            return self.items[tensor]
+        known = self.number_of(tensor)
+        if known is not None:
+            return known
         if self.replaying:
             event = self.next_known()
             if not isinstance(event, ItemEvent) or event.tensor != tensor:
@@ -531,6 +562,29 @@ class Tracer:
             self.record(event)
         self.items[tensor] = event.result
         return event.result
+
+    def number_of(self, tensor: int) -> Any:
+        """The host scalar that a one-element tensor is known to hold: one that was read from it, or the sum, difference
+        or product of such integers; None where it is not known."""
+        if tensor in self.items:
+            return self.items[tensor]
+        event = self.producer.get(tensor)
+        if tensor not in self.fresh or event is None or self.values[tensor].fake.dtype != torch.int64:
+            return None
+        if isinstance(event, CarryEvent):
+            return self.symbols.create_symintnode(event.expr, hint=None)
+        if event.target in SAME_NUMBER and self.values[event.args[0].id].fake.dtype == torch.int64:
+            return self.number_of(event.args[0].id)
+        python = ARITHMETIC.get(event.target)
+        if python is None or len(event.args) != 2 or event.kwargs:
+            return None
+        operands = [
+            self.number_of(arg.id) if isinstance(arg, Ref) and self.values[arg.id].kind == "op" else
+            arg if type(arg) is int else None for arg in event.args
+        ]
+        if any(operand is None for operand in operands):
+            return None
+        return python(*operands)
 
     def host(self, op: str, operands: tuple[Any, ...], python: str) -> Any:
         """The symbolic number that a host operation on symbolic and Python numbers gives."""
@@ -559,7 +613,9 @@ class Tracer:
             with self.recording_off():
                 fake = torch.empty((), dtype=dtype)
             event = CarryEvent(as_expr(number), self.new_value("op", fake=fake), fake, self.site)
+            self.producer[event.output] = event
             self.record(event)
+        self.fresh.add(event.output)
         return torch._to_functional_tensor(event.result)
 
     def literal(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -588,9 +644,9 @@ class Tracer:
     def is_index(self, number: int) -> bool:
         """Whether a value holds positions found in a tensor, which are never negative."""
         event = self.producer.get(number)
-        while event is not None and event.target in RESHAPING:
+        while isinstance(event, OpEvent) and event.target in RESHAPING:
             event = self.producer.get(event.args[0].id)
-        return event is not None and event.target in FINDS_POSITIONS and (
+        return isinstance(event, OpEvent) and event.target in FINDS_POSITIONS and (
             self.values[number].fake.dtype == torch.int64)
 
     def constant(self, number: int) -> torch.Tensor | None:
@@ -609,9 +665,7 @@ class Tracer:
             return self.constants[number]
         self.constants[number] = None
         event = self.producer.get(number)
-        if event is None:
-            return None
-        if event.target in NOT_FOLDED:
+        if not isinstance(event, OpEvent) or event.target in NOT_FOLDED:
             return None
         real: dict[int, torch.Tensor] = {}
         leaves = pytree.tree_leaves((event.args, event.kwargs))
@@ -620,9 +674,11 @@ class Tracer:
         for leaf in leaves:
             if isinstance(leaf, Ref):
                 data = self.constant(leaf.id)
-                if data is None:
-                    return None
-                real[leaf.id] = data
+                if data is not None:
+                    real[leaf.id] = data
+        if any(isinstance(leaf, Ref) and leaf.id not in real for leaf in leaves):
+            self.constants[number] = self.absorbed(event, real)
+            return self.constants[number]
         with self.plain_torch():
             args, kwargs = pytree.tree_map_only(Ref, lambda ref: real[ref.id], (event.args, event.kwargs))
             result = event.target(*args, **kwargs)
@@ -631,6 +687,17 @@ class Tracer:
                 self.constants[output] = data
         return self.constants[number]
 
+    def absorbed(self, event: OpEvent, known: dict[int, torch.Tensor]) -> torch.Tensor | None:
+        """The result of an operation of which one operand alone decides: `false and x`, `true or x`, `0 & x`."""
+        value = ABSORBING.get(event.target)
+        fake = self.values[event.outputs[0]].fake
+        if value is None or (value and fake.dtype != torch.bool) or any(as_expr(n) is not None for n in fake.shape):
+            return None
+        with self.plain_torch():
+            if not any(bool((data == value).all()) for data in known.values() if data.numel()):
+                return None
+            return torch.full(tuple(fake.shape), value, dtype=fake.dtype)
+
     # -- operations
     def operation(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], compute: Any) -> Any:
         """Record (or replay) `target(*args, **kwargs)`, where tensors are fakes or weights."""
@@ -638,12 +705,18 @@ class Tracer:
             raise PathEnd
         if target is aten._scaled_dot_product_flash_attention_for_cpu.default:
             return self.attention(*args, **kwargs)
+        if target is aten.as_strided.default:
+            gathered = self.as_strided(*args, **kwargs)
+            if gathered is not None:
+                return gathered
         if torch.Tag.nondeterministic_seeded in target.tags and target not in WITHOUT_DROPOUT:
             return self.random(target, args, kwargs)
         if target in SQUEEZES and any(as_expr(size) is not None for size in args[0].shape):
             return self.squeeze(*args)
         if target in OF_SOMETHING:
             self.check_not_empty(target, args, kwargs)
+        while self.replaying and self.cursor == len(self.segment.events) and isinstance(self.segment.end, Decision):
+            self.replay_decision()
         if self.replaying:
             event = self.next_known()
             if not isinstance(event, OpEvent) or event.target is not target:
@@ -748,6 +821,30 @@ class Tracer:
             target, (query, key, value, attn_mask, 0.0, is_causal), {"scale": scale} if scale else {}, compute)
         with self.recording_off(), self.fake_mode:
             return output, torch.empty(tuple(output.shape[:-1]), dtype=torch.float32)
+
+    def as_strided(self, tensor: Any, size: Any, stride: Any, offset: Any = None) -> Any:
+        """A view by strides of memory that is not the tensor's elements in order: the elements that eager PyTorch would
+        find there, gathered. None where the elements are in order: then the operator says it itself."""
+        fake = self.values[self.value_of_inner(tensor)].fake
+        first = fake.storage_offset() if offset is None else offset
+        numbers = (*fake.shape, *fake.stride(), fake.storage_offset(), *size, *stride, first)
+        if any(as_expr(number) is not None for number in numbers) or fake.untyped_storage()._cdata in self.gathered:
+            raise stop("EC131", self.site, operator="aten.as_strided of memory whose layout only the data decides")
+        if fake.is_contiguous() and fake.storage_offset() == 0:
+            return None
+        with self.plain_torch():
+            where = torch.full((fake.untyped_storage().nbytes() // fake.element_size(),), -1)
+            order = torch.arange(fake.numel()).view(fake.shape)
+            where.as_strided(fake.shape, fake.stride(), fake.storage_offset()).copy_(order)
+            index = where.as_strided(size, stride, first).reshape(-1)
+            outside = bool((index < 0).any())
+        if outside:
+            raise stop("EC131", self.site, operator="aten.as_strided beyond the elements of its tensor")
+        flat = self.operation(aten.reshape.default, (tensor, [-1]), {}, aten.reshape.default)
+        chosen = self.operation(
+            aten.index_select.default, (flat, 0, self.literal(index)), {}, aten.index_select.default)
+        self.gathered.add(chosen.untyped_storage()._cdata)
+        return self.operation(aten.view.default, (chosen, list(size)), {}, aten.view.default)
 
     def random(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A random operation, made of draws and deterministic operations."""
@@ -939,6 +1036,16 @@ RESHAPING = {
     aten.select.int, aten.view.default, aten.squeeze.dim, aten.squeeze.default, aten.unsqueeze.default,
     aten.slice.Tensor, aten.alias.default,
 }
+#: Operators whose result, of one-element integer tensors, is a number that Python can compute.
+ARITHMETIC = {
+    aten.add.Tensor: operator.add, aten.sub.Tensor: operator.sub, aten.mul.Tensor: operator.mul,
+    aten.rsub.Scalar: lambda a, b: b - a,
+}
+SAME_NUMBER = RESHAPING - {aten.select.int, aten.slice.Tensor} | {aten._to_copy.default, aten.clone.default}
+#: Of which operand value the result does not depend on the other operand, and is that value.
+ABSORBING = {
+    aten.bitwise_and.Tensor: 0, aten.logical_and.default: 0, aten.bitwise_or.Tensor: 1, aten.logical_or.default: 1,
+}
 NOT_FOLDED = {aten.empty.memory_format, aten.empty_strided.default, aten.empty_like.default}
 IGNORED = {torch.ops.prim.device.default}
 
@@ -998,12 +1105,12 @@ class Composites(TorchFunctionMode):
         call = entry(args, kwargs)
         if call is None:
             return (batch_norm_in_training if func is F.batch_norm else func)(*args, **kwargs)
-        target, inner_args = call
+        target, inner_args, inner_kwargs = call
         inner_args = pytree.tree_map_only(torch.Tensor, tracer.inner, inner_args)
 
-        def compute(*fakes: Any) -> Any:
+        def compute(*fakes: Any, **named: Any) -> Any:
             with tracer.recording_off():
-                return target(*fakes)
+                return target(*fakes, **named)
 
-        result = tracer.operation(target, inner_args, {}, compute)
+        result = tracer.operation(target, inner_args, inner_kwargs, compute)
         return pytree.tree_map_only(torch.Tensor, torch._to_functional_tensor, result)

@@ -45,6 +45,15 @@ class Comprehensions(Expressions):
         return self.collected(node, ast.List([], ast.Load()), collect_list)
 
     # -- where the loop goes
+    def refuse_locals(self, node: Comprehension) -> None:
+        """The variables of a comprehension's own scope are those of its function here."""
+        first = node.generators[0].iter
+        inside = [n for part in ast.iter_child_nodes(node) for n in ast.walk(part)]
+        outside = set(ast.walk(first))
+        for inner in inside:
+            if isinstance(inner, ast.Name) and inner.id == "locals" and inner not in outside:
+                raise NotRewritable(f"line {node.lineno}: locals() of a comprehension")
+
     def collected(self, node: Comprehension, empty: ast.expr, collect: Callable[[str], Innermost]) -> ast.expr:
         """The collection that a comprehension makes."""
         if self.keeps_variable(node):
@@ -84,6 +93,7 @@ class Comprehensions(Expressions):
 
     def inline(self, node: Comprehension, iterator: str, innermost: Innermost, stop: ast.expr | None = None) -> None:
         """The loops of a comprehension, its variables renamed."""
+        self.refuse_locals(node)
         names = {name: self.new(f"v_{name}_") for name in sorted(comprehension_targets(node))}
         values = {f: renamed(getattr(node, f), names) for f in node._fields if f != "generators"}
         generators = [
@@ -142,6 +152,7 @@ class Comprehensions(Expressions):
     ) -> tuple[str, str]:
         """Define a function with the loops of `node`: the names of the function and of its argument, the first
         iterator. Without a `collection` it is a generator."""
+        self.refuse_locals(node)
         iterator = self.iterator(node.generators[0].iter)
         name = self.new(CODE_NAMES[type(node).__name__])
         argument = self.unit.new("a")

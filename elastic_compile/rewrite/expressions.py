@@ -36,7 +36,7 @@ COMPARE = {
 }
 #: Builtins that read the frame of their caller, which is a hook's frame after the rewriting.
 #: The number is that of the arguments with which they do not.
-READS_FRAME = {"locals": 1, "vars": 1, "dir": 1, "eval": 2, "exec": 2}
+READS_FRAME = {"vars": 1, "dir": 1, "eval": 2, "exec": 2}
 PLAIN = (
     ast.Name, ast.Constant, ast.Attribute, ast.Tuple, ast.List, ast.Starred, ast.Load, ast.arguments, ast.arg,
 )
@@ -460,6 +460,8 @@ class Expressions:
         """The call itself, its operands evaluated: a hook, or a call that stays native."""
         if self.is_native_call(node):
             return self.native_call(node)
+        if self.is_builtin(node.func) and node.func.id == "locals" and not node.args:
+            return self.hook("variables", node, build.call(build.load("locals")))
         if self.is_builtin(node.func) and len(node.args) < READS_FRAME.get(node.func.id, 0):
             raise NotRewritable(f"line {node.lineno}: {node.func.id}() reads its caller's variables")
         if isinstance(node.func, ast.Attribute) and node.func.attr in ("_getframe", "currentframe"):

@@ -10,6 +10,7 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
+from elastic_compile.rewrite.build import PREFIX
 from elastic_compile.rewrite.sites import Site
 
 BINARY: dict[str, Callable[[Any, Any], Any]] = {
@@ -71,6 +72,10 @@ class Hooks:
 
     def format(self, site: Site, value: Any, conversion: str | None, spec: str) -> str:
         return format(CONVERSIONS[conversion](value), spec)
+
+    def variables(self, site: Site, values: dict[str, Any]) -> dict[str, Any]:
+        """`locals()` of a rewritten function: the program's own variables of all that its frame holds."""
+        return {name: value for name, value in values.items() if not name.startswith(PREFIX)}
 
     def point(self, site: Site) -> None:
         """A program point that follows a decision."""

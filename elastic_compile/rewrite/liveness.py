@@ -20,6 +20,8 @@ from elastic_compile.rewrite import build
 from elastic_compile.rewrite.scopes import COMPREHENSIONS, bindings
 
 LIVE_AFTER = frozenset({"call", "iter", "next"})
+#: Stands for every variable of the function: what `locals()` reads.
+EVERY = "locals()"
 UNSEEN = frozenset({build.HOOKS, build.SITES, build.SLICE, "__class__"})
 
 
@@ -250,6 +252,8 @@ def names(node: ast.AST) -> tuple[set[str], set[str]]:
             uses.add(inner.id)
         elif isinstance(inner, (ast.Lambda, *COMPREHENSIONS)):
             return _conservative(node)
+        elif isinstance(inner, ast.Call) and _hook_name(inner) == "variables":
+            uses.add(EVERY)
         else:
             defs.update(bindings(inner))
     return uses, defs
@@ -258,6 +262,8 @@ def names(node: ast.AST) -> tuple[set[str], set[str]]:
 def _conservative(node: ast.AST) -> tuple[set[str], set[str]]:
     """Names of a statement with a scope of its own inside: every name is read, and only plain targets are bound."""
     uses = {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and not isinstance(n.ctx, ast.Store)}
+    if any(isinstance(n, ast.Call) and _hook_name(n) == "variables" for n in ast.walk(node)):
+        uses.add(EVERY)
     defs = set()
     if isinstance(node, ast.Assign) and all(isinstance(t, ast.Name) for t in node.targets):
         defs = {t.id for t in node.targets}
@@ -282,7 +288,7 @@ def analyse(node: ast.FunctionDef, code: types.CodeType) -> tuple[dict[int, tupl
     found: dict[int, set[str]] = {}
     for site, number, after in flow.sites:
         here = flow.live_after(number, live) if after else live[number]
-        found.setdefault(site, set()).update(here & local, always)
+        found.setdefault(site, set()).update(local if EVERY in here else here & local, always)
     return {
         site: tuple(sorted(n for n in here if not n.startswith(build.BOOKKEEPING))) for site, here in found.items()
     }, flow.yields

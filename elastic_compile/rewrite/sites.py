@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 KINDS = frozenset({
     "call", "truth", "iter", "next", "yield", "binop", "unop", "compare", "inplace", "getitem", "setitem", "format",
-    "point", "head",
+    "variables", "point", "head",
 })
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import threading
 from typing import ClassVar
 
 import pytest
@@ -102,12 +103,24 @@ def test_cycles_end():
 
 
 def test_what_cannot_be_described_is_known_by_identity():
-    def generate():
-        yield 1
-
-    one, other = generate(), generate()
+    one, other = threading.Lock(), threading.Lock()
     assert key(one).key == key(one).key
     assert key(one).key != key(other).key
+
+
+def test_a_suspended_generator_of_a_library_is_known_by_all_that_it_holds():
+    def generate(first):
+        for second in [first + 1, 7]:
+            yield [str(item) for item in (first, second)]
+
+    def held(first, steps):
+        generator = generate(first)
+        for _ in range(steps):
+            next(generator)
+        return key(generator).key
+
+    assert held(1, 1) == held(1, 1) and held(1, 2) == held(1, 2)
+    assert len({held(1, 0), held(1, 1), held(1, 2), held(2, 1)}) == 4
 
 
 def test_a_widened_number_is_a_scalar_and_not_part_of_the_key():

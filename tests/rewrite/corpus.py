@@ -1160,3 +1160,14 @@ def closure_over(free):
 
 
 CASES.append((closure_over(10), (1,), {}))
+
+
+# ----------------------------------------------------------------------------------------- locals()
+@case(1, c=4)
+def own_variables(a, b=2, **rest):
+    x = t("x")
+    if x > 0:
+        y = note("y", 3)
+    kept = {name: value for name, value in locals().items() if name != "x"}
+    z = [note("z", i) for i in range(2)]
+    return kept, sorted(locals()), z, (lambda q: sorted(locals()))(5)

@@ -286,7 +286,7 @@ async def async_generator() -> Any:
 
 
 def reads_locals() -> Any:
-    return locals()
+    return [locals() for _ in range(1)]
 
 
 def evaluates(x: int) -> Any:
@@ -311,7 +311,7 @@ def from_text(text: str, name: str) -> Any:
 @pytest.mark.parametrize(("fn", "reason"), [
     (coroutine, "asynchronous"),
     (async_generator, "asynchronous"),
-    (reads_locals, r"locals\(\) reads its caller's variables"),
+    (reads_locals, r"locals\(\) of a comprehension"),
     (evaluates, r"eval\(\) reads its caller's variables"),
     (reads_frame, "reads its caller's frame"),
     (reserved, "reserved"),
