@@ -15,7 +15,7 @@ def mixtral_config(experts: str) -> MixtralConfig:
     )
 
 
-@model("transformers", blocks=24, regions=12, paths=3)
+@model("transformers", blocks=32, regions=16, paths=3)
 def mixtral() -> Built:
     made = MixtralForCausalLM(mixtral_config("eager")).eval()
     with torch.no_grad():
