@@ -16,6 +16,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 READY_RUNTIME := $(VENV_RUNTIME)/.installed
 DEMO := examples/digits_early_exit
+# One process per file of tests, two at a time: a file's tests share what they compiled.
+PYTEST ?= -n 2 --dist loadfile
 
 .PHONY: demo test test-quick bench lint
 .DELETE_ON_ERROR:
@@ -24,10 +26,10 @@ demo: $(READY) $(READY_RUNTIME)
 	$(BIN)/python $(DEMO)/demo.py --runtime-python $(VENV_RUNTIME)/bin/python
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PYTEST)
 
 test-quick: $(READY)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(PYTEST) -m "not slow"
 
 bench: $(READY)
 	mkdir -p out
