@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -109,8 +110,10 @@ def test_the_host_is_everything_but_the_engines_run_call(tmp_path, monkeypatch, 
     engines.register("ticking", Ticking)
     request.addfinalizer(lambda: engines.unregister("ticking"))
     nothing = schema.Reference(tensors="reference.safetensors", calls=())
+    parts = scalar_parts()
     write(tmp_path / "m.elastic", dataclasses.replace(
-        scalar_parts(), programs=(one_region(),), references=(nothing,), reference_tensors={}))
+        parts, programs=(one_region(),), references=(nothing,), reference_tensors={},
+        subnets=(msgspec.structs.replace(parts.subnets[0], worst=1),)))
     model = load(tmp_path / "m.elastic")
     monkeypatch.setattr(bench, "perf_counter_ns", clock)
     monkeypatch.setattr("elastic_runtime.prepared.perf_counter_ns", clock)

@@ -19,6 +19,7 @@ FAULTY = (
     "if_elif_else", "early_exit_by_exception", "joined_paths_keep_their_values", "branchynet", "deq_fixed_point",
     "while_true_with_break", "host_scalars_carried_by_a_loop", "range_of_int_of_tensor", "nested_while_on_tensors",
     "alias_outlives_a_branch", "running_statistics", "kv_cache_object", "module_counter",
+    "dataclass_state", "cache_passed_in_and_out",
 )
 SEEDED = {"swapped branch": 20, "stale live-in": 40, "lost mutation": 10, "wrong join": 50}
 
