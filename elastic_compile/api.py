@@ -15,13 +15,13 @@ import re
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 import torch
 
-from elastic_compile import backends, bundle, dump, onnx_file, tuning
+from elastic_compile import backends, bundle, dump, tuning
 from elastic_compile.bundle.pack import NO_BUDGET
 from elastic_compile.bundle.provenance import collect
 from elastic_compile.capture.build import build
@@ -35,6 +35,9 @@ from elastic_compile.program.ir import Program
 from elastic_compile.verify import reference_calls, verify_compiled
 from elastic_runtime import Statistics, schema
 from elastic_runtime.worst import worst_path
+
+if TYPE_CHECKING:
+    from elastic_compile.onnx_file import OnnxFile
 
 Progress = Callable[[str, int, "int | None"], None]
 SPLIT, AUTO = "split", "auto"
@@ -82,9 +85,11 @@ class CompiledProgram:
         return bundle.Member(name, self.program, self.weights, self.reference, self.reference_tensors, config or {},
                              quality, self.budget)
 
-    def save_onnx(self, path: str | os.PathLike[str]) -> onnx_file.OnnxFile:
+    def save_onnx(self, path: str | os.PathLike[str]) -> OnnxFile:
         """Write the program as one ONNX model with `If` and `Loop`, for hosts in other languages, and compare it on the
         reference calls. Raises `OnnxFileError` for what ONNX cannot say."""
+        from elastic_compile import onnx_file  # it imports the ONNX exporter, which no other backend needs
+
         return onnx_file.write(self, path)
 
 
