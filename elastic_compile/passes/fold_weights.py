@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.utils._pytree as pytree
 
+from elastic_compile.passes.simplify import op_uses
 from elastic_compile.program.ir import Graph, Op, Program, Symbol, Use, Weight
 
 #: Operations that give a tensor's elements in another order or shape, all of them, or copy them.
@@ -110,10 +111,10 @@ class _Folding:
 
 
 def _live(graph: Graph) -> Graph:
-    """The region without the operations that nothing reads any more."""
+    """The region without the operations that nothing reads any more; its inputs stay, since its callers give them."""
     used, ops = set(graph.outputs), []
     for op in reversed(graph.ops):
         if any(output in used for output in op.outputs):
             ops.append(op)
-            used.update(leaf.id for leaf in pytree.tree_leaves((op.args, dict(op.kwargs))) if isinstance(leaf, Use))
+            used.update(op_uses(op))
     return dataclasses.replace(graph, ops=tuple(reversed(ops)))
