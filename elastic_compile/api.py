@@ -248,6 +248,7 @@ def assemble(program: Program, compiled: Sequence[backends.CompiledRegion]) -> A
     names: dict[bytes, str] = {}
     store: dict[str, np.ndarray] = {}
     stored: dict[Any, str] = {}
+    known: dict[str, str] = {}
 
     def file_of(data: bytes, role: str) -> str:
         digest = hashlib.sha256(data).digest()
@@ -257,12 +258,15 @@ def assemble(program: Program, compiled: Sequence[backends.CompiledRegion]) -> A
         return names[digest]
 
     def tensor_of(weight: str) -> str:
-        array = program.weights[weight].detach().cpu().resolve_conj().resolve_neg().numpy()
-        key = (str(array.dtype), array.shape, hashlib.sha256(array.tobytes()).digest())
-        if key not in stored:
-            stored[key] = weight
-            store[weight] = array
-        return stored[key]
+        if weight not in known:
+            array = program.weights[weight].detach().cpu().resolve_conj().resolve_neg().numpy()
+            bits = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+            key = (str(array.dtype), array.shape, hashlib.sha256(bits).digest())
+            if key not in stored:
+                stored[key] = weight
+                store[weight] = array
+            known[weight] = stored[key]
+        return known[weight]
 
     regions = tuple(
         schema.Region(

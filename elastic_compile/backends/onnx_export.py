@@ -84,6 +84,11 @@ def _refused(source: RegionSource, what: str, reason: str, hint: str = "") -> Ba
     return BackendError(f"region {source.name}: {what}", reason=reason, hint=hint)
 
 
+def is_inside(tensor: torch.Tensor) -> bool:
+    """Whether the model holds the weight `tensor` itself."""
+    return tensor.numel() * tensor.element_size() < EXTERNAL_BYTES
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """No logging and no warnings from torch.onnx and onnxscript, which report to a console by default."""
@@ -213,7 +218,7 @@ def _hide_weights(source: RegionSource, program: ExportedProgram, model: ir.Mode
     hidden: dict[ir.Value, str] = {}
     for key, value in list(model.graph.initializers.items()):
         tensor = source.exported.state_dict.get(key, source.exported.constants.get(key))
-        if not isinstance(tensor, torch.Tensor) or tensor.numel() * tensor.element_size() < EXTERNAL_BYTES:
+        if not isinstance(tensor, torch.Tensor) or is_inside(tensor):
             continue
         if str(tensor.dtype).removeprefix("torch.") not in schema.DTYPES:
             raise _refused(source, f"its weight {key} is {tensor.dtype}", f"a bundle holds {schema.DTYPES}",

@@ -2,15 +2,20 @@
 
 In: regions. Out: compiled regions for the engine "onnxruntime", whose payload is {"model": ModelProto bytes}.
 Never: leaves it to the user to find out that ONNX Runtime cannot load a model: each is loaded once here.
+
+Models hold no large weights, so regions that differ in nothing else have one model: the layers of a network are
+translated once.
 """
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
 from elastic_compile.backends import onnx_export
 from elastic_compile.backends.protocol import CompiledRegion, Progress, RegionSource
+from elastic_compile.backends.structure import handed_on, structure
 from elastic_compile.errors import BackendError
 from elastic_runtime import schema
 from elastic_runtime.engines import EngineOptions
@@ -23,6 +28,9 @@ class OnnxRuntimeBackend:
     engine = "onnxruntime"
     native = False
 
+    def __init__(self) -> None:
+        self._made: dict[object, tuple[CompiledRegion, tuple[str, ...]]] = {}
+
     def require(self) -> None:
         """ONNX Runtime comes with `elastic-runtime`, and the exporter with `elastic-compile`: nothing to miss."""
 
@@ -34,10 +42,22 @@ class OnnxRuntimeBackend:
         for done, source in enumerate(regions):
             if progress:
                 progress(done, len(regions), source.name)
-            made.append(_compile(source))
+            key = structure(source, _of_weight)
+            if key not in self._made:
+                self._made[key] = _compile(source), tuple(source.exported.state_dict)
+            made.append(handed_on(*self._made[key], source))
         if progress:
             progress(len(regions), len(regions), "")
         return made
+
+
+def _of_weight(tensor: torch.Tensor) -> object:
+    """What a model depends on: of a weight that it holds the content, of one outside it the type."""
+    kind = str(tensor.dtype), tuple(tensor.shape)
+    if not onnx_export.is_inside(tensor):
+        return kind
+    data = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
+    return kind, data.reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def _compile(source: RegionSource) -> CompiledRegion:

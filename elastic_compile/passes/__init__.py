@@ -3,6 +3,7 @@
 In: a program. Out: an equivalent one. Never: changes the program it is given.
 """
 from elastic_compile.passes.append import AppendInPlace
+from elastic_compile.passes.divide import DivideLarge
 from elastic_compile.passes.fold_weights import FoldWeights
 from elastic_compile.passes.formation import Costs, Form
 from elastic_compile.passes.hoist import HoistState
@@ -15,9 +16,10 @@ SMALLER: tuple[Pass, ...] = (
 )
 
 #: The passes that every compilation runs, in order.
-STANDARD: tuple[Pass, ...] = (*SMALLER[:3], FoldWeights(), HoistState(), *SMALLER[3:], AppendInPlace())
+STANDARD: tuple[Pass, ...] = (*SMALLER[:3], FoldWeights(), HoistState(), *SMALLER[3:], AppendInPlace(),
+                               DivideLarge())
 
 __all__ = [
-    "SMALLER", "STANDARD", "AppendInPlace", "Costs", "Deduplicate", "FoldWeights", "Form", "HoistState", "MergeChains",
-    "Pass", "PruneParameters", "ThreadJumps", "run",
+    "SMALLER", "STANDARD", "AppendInPlace", "Costs", "Deduplicate", "DivideLarge", "FoldWeights", "Form", "HoistState",
+    "MergeChains", "Pass", "PruneParameters", "ThreadJumps", "run",
 ]
