@@ -1,7 +1,7 @@
 """Regions that read many weights are divided where little passes from one part to the next: at the layers.
 
 In: a program. Out: an equivalent one whose large regions are several smaller ones, one after another.
-Never: divides a region whose sizes only the data decides, or where the parts would hand on more than need be.
+Never: divides where the parts would have more to hand on than at the best place.
 
 Next to reading the weights a dispatch costs nothing, and the parts are worth more than the whole: layers of equal
 structure are compiled once, subnets have those in common that both run, a deadline is looked at between them, and
@@ -9,16 +9,20 @@ what the engine needs while it makes a kernel is needed for one part at a time.
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 
-import torch
+import numpy as np
 import torch.utils._pytree as pytree
 
 from elastic_compile.passes.simplify import Deduplicate, op_uses, prune
-from elastic_compile.program.ir import Graph, Program, Weight
+from elastic_compile.program.ir import Graph, Op, Program, Symbol, Weight
 from elastic_runtime import schema
+
+FREE = 64
+"""What a size that only the data decides is taken for."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ class DivideLarge:
     def _parts(self, program: Program, graph: Graph) -> list[Graph]:
         """The graphs that, one after another, compute what `graph` does."""
         read = _read(program, graph)
-        if read[-1] < self.from_bytes or graph.symbols:
+        if read[-1] < self.from_bytes:
             return [graph]
         inner = [at for at in range(len(graph.ops)) if self.part_bytes <= read[at] <= read[-1] - self.part_bytes]
         passed = _passed(program, graph)
@@ -79,11 +83,18 @@ class DivideLarge:
         for begin, end in zip(reversed(cuts), (len(graph.ops), *reversed(cuts[1:]))):
             ops = graph.ops[begin:end]
             own = {value: None for op in ops for value in op.outputs if value is not None}
-            reads = dict.fromkeys(value for op in ops for value in op_uses(op) if value not in own)
-            part = prune(Graph(tuple(reads), ops, tuple(value for value in own if value in wanted)))
+            reads = dict.fromkeys(value for op in ops for value in _reads(graph, op) if value not in own)
+            part = prune(Graph(tuple(reads), ops, tuple(value for value in own if value in wanted), graph.symbols))
             wanted.update(part.inputs)
             made.append(part)
         return [part for part in reversed(made) if part.outputs]
+
+
+def _reads(graph: Graph, op: Op) -> list[int]:
+    """The values that an operation reads, those too of which it needs a size only."""
+    symbols = {symbol for leaf in pytree.tree_leaves((op.args, dict(op.kwargs))) if isinstance(leaf, Symbol)
+               for symbol in leaf.expr.free_symbols}
+    return [*op_uses(op), *(value for symbol, value, _ in graph.symbols if symbol in symbols)]
 
 
 def _read(program: Program, graph: Graph) -> list[int]:
@@ -92,21 +103,23 @@ def _read(program: Program, graph: Graph) -> list[int]:
     for op in graph.ops:
         new = {leaf.name for leaf in pytree.tree_leaves((op.args, dict(op.kwargs))) if isinstance(leaf, Weight)} - seen
         seen |= new
-        read.append(read[-1] + sum(_size(program.weights[name]) for name in new))
+        weights = [program.weights[name] for name in new]
+        read.append(read[-1] + sum(weight.numel() * weight.element_size() for weight in weights))
     return read
 
 
 def _passed(program: Program, graph: Graph) -> list[int]:
     """The bytes that would pass from the first n operations to the others, for each n, and do not leave anyway."""
-    last = {value: at for at, op in enumerate(graph.ops) for value in op_uses(op)}
+    last = {value: at for at, op in enumerate(graph.ops) for value in _reads(graph, op)}
     change = [0] * (len(graph.ops) + 1)
     for at, op in enumerate(graph.ops):
         for value in op.outputs:
             if value is not None and value in last and value not in graph.outputs:
-                change[at + 1] += _size(program.fakes[value])
-                change[last[value] + 1] -= _size(program.fakes[value])
+                change[at + 1] += _size(program.values[value])
+                change[last[value] + 1] -= _size(program.values[value])
     return list(accumulate(change))
 
 
-def _size(tensor: torch.Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
+def _size(kind: schema.TensorType) -> int:
+    sizes = [size if isinstance(size, int) else FREE for size in kind.shape]
+    return math.prod(sizes) * np.dtype(kind.dtype).itemsize

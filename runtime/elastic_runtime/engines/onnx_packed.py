@@ -68,29 +68,29 @@ def machine() -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def pack(sources: Mapping[str, Source], folder: Path, options: Options) -> None:
-    """Write `DATA` into `folder`, and for each of `sources` that can be packed a model of the same name.
+def pack(sources: Mapping[str, Source], folder: Path, options: Options) -> dict[str, ort.InferenceSession]:
+    """Write `DATA` into `folder`, and for each of `sources` that can be packed a model of the same name; gives their
+    sessions on the mapped data.
 
-    A model that ONNX Runtime cannot save, whose saved form is not
-    understood, or which computes other outputs than its ordinary session, is left out. Raises OSError.
+    A model that ONNX Runtime cannot save, whose saved form is not understood, or which computes other outputs than its
+    ordinary session, is left out. Raises OSError.
     """
-    models: dict[str, tuple[bytes, Outputs]] = {}
+    sessions = {}
     with open(folder / DATA, "xb") as out:
         store = _Store(out)
         for name, source in sources.items():
             try:
-                models[name] = _packed(source, store, folder, options(source.fixed))
+                model, expected = _packed(source, store, folder, options(source.fixed))
+                out.flush()
+                session = open_session(model, folder, options(source.fixed))
+                if _equal(_probe(session), expected):
+                    (folder / name).write_bytes(model)
+                    sessions[name] = session
             except OSError:
                 raise
             except Exception:
                 continue
-    for name, (model, expected) in models.items():
-        try:
-            same = _equal(_probe(open_session(model, folder, options(sources[name].fixed))), expected)
-        except Exception:
-            same = False
-        if same:
-            (folder / name).write_bytes(model)
+    return sessions
 
 
 def open_session(model: bytes, folder: Path, options: ort.SessionOptions) -> ort.InferenceSession:

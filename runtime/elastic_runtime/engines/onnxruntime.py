@@ -55,15 +55,17 @@ class OnnxRuntimeEngine:
                     part.files["model"], part.weights, _is_fixed(part.region))
         if _shared_bytes(sources.values()) < PACKED_FROM:
             return
-        entry = _entry(sources, options)
+        made: dict[str, ort.InferenceSession] = {}
+        entry = _entry(sources, options, made)
         if entry is None:
             return
         try:
             for key, source in sources.items():
-                if key in entry.files:
+                if key in entry.files and key not in made:
                     with contextlib.suppress(Exception):
-                        self._sessions[key] = onnx_packed.open_session(
+                        made[key] = onnx_packed.open_session(
                             entry.read(key), entry.path, _session_options(options, source.fixed))
+            self._sessions = made
         finally:
             if options.cache is None or options.cache not in entry.path.parents:
                 entry.discard()
@@ -135,10 +137,12 @@ def _shared_bytes(sources: Iterable[onnx_packed.Source]) -> int:
     return sum(size * (times - 1) for (_, size), times in readers.items())
 
 
-def _entry(sources: Mapping[str, onnx_packed.Source], options: EngineOptions) -> Entry | None:
-    """The packed form of `sources`: from the cache, made for it, or made for this process; None if none can be."""
+def _entry(sources: Mapping[str, onnx_packed.Source], options: EngineOptions,
+           sessions: dict[str, ort.InferenceSession]) -> Entry | None:
+    """The packed form of `sources`: from the cache, made for it, or made for this process; None if none can be.
+    `sessions` receives those that making it has opened."""
     def fill(folder: Path) -> None:
-        onnx_packed.pack(sources, folder, lambda fixed: _session_options(options, fixed))
+        sessions.update(onnx_packed.pack(sources, folder, lambda fixed: _session_options(options, fixed)))
 
     if options.cache is not None and options.bundle:
         parts = [onnx_packed.machine(), options.bundle, *sorted(sources)]
