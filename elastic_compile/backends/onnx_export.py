@@ -232,7 +232,7 @@ def _hide_weights(source: RegionSource, program: ExportedProgram, model: ir.Mode
 
 def _optimise(model: ir.Model) -> None:
     """onnxscript's optimiser with a bound on what is folded, and without fusions that make new weights."""
-    rules = [rule for rule in rewriter._DEFAULT_REWRITE_RULES if rule not in _fuse_batchnorm.rules]
+    rules = [_Rule(rule) for rule in rewriter._DEFAULT_REWRITE_RULES if rule not in _fuse_batchnorm.rules]
     folding = _constant_folding.FoldConstantsPass(
         shape_inference=True, input_size_limit=FOLD_ELEMENTS, output_size_limit=FOLD_ELEMENTS)
     clean = [common_passes.RemoveUnusedNodesPass(), common_passes.RemoveUnusedFunctionsPass(),
@@ -247,6 +247,20 @@ def _optimise(model: ir.Model) -> None:
         common_passes.OutputFixPass(),
         common_passes.ClearMetadataAndDocStringPass(),
     )(model)
+
+
+class _Rule:
+    """A rewrite rule that is tried only where the operator of its last node stands; onnxscript tries each everywhere,
+    which was half of the time of compiling a region."""
+
+    def __init__(self, rule: rewriter.pattern.RewriteRule) -> None:
+        self._rule, self._operator = rule, rule._target_pattern.output_nodes[0].op
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._rule, name)
+
+    def try_rewrite(self, model: ir.Model, graph: ir.Graph | ir.Function, node: ir.Node, **how: object) -> object:
+        return self._rule.try_rewrite(model, graph, node, **how) if self._operator.matches(node.op_type) else None
 
 
 def _finish(source: RegionSource, model: ir.Model, hidden: dict[ir.Value, str]) -> OnnxRegion:
