@@ -27,6 +27,7 @@ from elastic_compile import api, backends, bundle
 from elastic_compile.backends.once import Once
 from elastic_compile.bundle.provenance import collect
 from elastic_compile.elastic.statistics import own_statistics
+from elastic_compile.elastic.widths import divided
 from elastic_compile.errors import CompileError, ExampleError, VerificationError
 from elastic_compile.inspect import render_sharing, render_text
 from elastic_runtime import schema
@@ -34,6 +35,9 @@ from elastic_runtime.check import SUBNET_NAME
 
 Calls = Sequence[Any]
 Progress = Callable[[str, int, "int | None"], None]
+
+#: How many times as long a region may take so that subnets of other widths share its packed weights.
+SLOWER = 1.02
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ class CompiledFamily:
     regions: tuple[int, int]
     tables: Mapping[str, bytes]
     fallback: str = ""
+    slower: float = SLOWER
 
     @cached_property
     def packed(self) -> bundle.Packed:
@@ -56,11 +61,12 @@ class CompiledFamily:
         members = [program.member(name, self.configs[name], self.quality[name])
                    for name, program in self.programs.items()]
         files = {file: data for program in self.programs.values() for file, data in program.files.items()}
+        wide = divided(members, files, self.supernet, self.slower)
         first = next(iter(self.programs.values()))
         hashes = [program.provenance.source_sha256 for program in self.programs.values()]
         provenance = collect(hashes, {"backend": first.backend, "subnets": len(self.programs)})
-        return bundle.pack(self.name, members, files, provenance, supernet=self.supernet, tables=self.tables,
-                           fallback=self.fallback)
+        return bundle.pack(self.name, wide.members, wide.files, provenance, supernet=self.supernet,
+                           tables=self.tables, fallback=self.fallback, decisions=wide.decisions)
 
     @property
     def sharing(self) -> schema.Sharing:
@@ -92,6 +98,7 @@ def compile_family(
     progress: Progress | None = None,
     budget: schema.Budget | None = None,
     fallback: str = "",
+    slower: float = SLOWER,
 ) -> CompiledFamily:
     """Compile the subnets `configs` of `supernet` into one bundle that shares their weights.
 
@@ -103,6 +110,10 @@ def compile_family(
 
     `budget`: what one call may cost, looked at between regions. `fallback`: the subnet, such as the smallest, that runs
     on the same arguments when a call of another exceeds its budget.
+
+    `slower`: with ONNX Runtime subnets of several widths share packed weights where their linear layers are computed
+    in blocks. A region is, where that was measured to take at most `slower` times as long; `math.inf` divides wherever
+    memory is saved, 0 nowhere.
 
     With `activate` the supernet is left as the last configuration made it.
 
@@ -133,7 +144,7 @@ def compile_family(
     report("subnets", len(configs), len(configs))
     made = CompiledFamily(
         title, programs, {label: flattened(config) for label, config in configs.items()}, worth, held,
-        (once.compiled, once.remembered), {}, fallback)
+        (once.compiled, once.remembered), {}, fallback, slower)
     if fallback:
         api.check_fallback(fallback, programs[fallback], [one for n, one in programs.items() if n != fallback])
     _verify(made, once.native)

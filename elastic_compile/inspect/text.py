@@ -60,6 +60,7 @@ def render_sharing(subnets: Sequence[schema.Subnet], sharing: schema.Sharing, fa
     largest = max(sharing.alone.values(), default=0)
     share = f", {sharing.stored / largest:.2f} × the largest subnet's" if largest else ""
     lines = [f"{_count(len(subnets), 'subnet')}, weights {bytes_text(sharing.stored)}{share}"]
+    lines += [f"    {decision}" for decision in sharing.decisions]
     for subnet in subnets:
         about = sharing.subnets.get(subnet.name)
         settings = ", ".join(f"{name}={value}" for name, value in subnet.config.items())

@@ -403,12 +403,14 @@ class SharedBytes(Data):
 
 class Sharing(Data):
     """`sharing.json`. `stored`: bytes of the store; `alone`: per subnet the bytes of its weights in a bundle of its
-    own; `regions`: per subnet [its regions, of these in other subnets too]. Informative: nothing is decided by it."""
+    own; `regions`: per subnet [its regions, of these in other subnets too]; `decisions`: what was chosen for the family
+    and why. Informative: nothing is decided by it."""
 
     stored: int
     alone: dict[str, int]
     subnets: dict[str, SharedBytes]
     regions: dict[str, tuple[int, int]]
+    decisions: tuple[str, ...] = ()
 
 
 class Manifest(Data):

@@ -30,7 +30,7 @@ from elastic_runtime import wire
 DATA = "elastic-packed.bin"
 
 #: Changes whenever what is written here changes.
-FORMAT = 1
+FORMAT = 2
 
 _EXTERNAL_FROM = 4096
 _LINE, _PAGE = 64, 4096
@@ -76,9 +76,10 @@ def pack(sources: Mapping[str, Source], folder: Path, options: Options) -> dict[
     ordinary session, is left out. Raises OSError.
     """
     sessions = {}
-    with open(folder / DATA, "xb") as out:
+    with open(folder / DATA, "x+b") as out:
         store = _Store(out)
-        for name, source in sources.items():
+        # The larger ones first: of those that begin alike the others are parts.
+        for name, source in sorted(sources.items(), key=lambda item: -_bytes(item[1])):
             try:
                 model, expected = _packed(source, store, folder, options(source.fixed))
                 out.flush()
@@ -93,6 +94,10 @@ def pack(sources: Mapping[str, Source], folder: Path, options: Options) -> dict[
     return sessions
 
 
+def _bytes(source: Source) -> int:
+    return sum(array.nbytes for array in source.weights.values())
+
+
 def open_session(model: bytes, folder: Path, options: ort.SessionOptions) -> ort.InferenceSession:
     """A session of a model that `pack` wrote, on the mapped data in `folder`. Raises what ONNX Runtime raises."""
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -101,22 +106,40 @@ def open_session(model: bytes, folder: Path, options: ort.SessionOptions) -> ort
 
 
 class _Store:
-    """Writes pieces of memory to a file, equal ones once; large ones begin at a page."""
+    """Writes pieces of memory to a file, equal ones once; large ones begin at a page. A piece with which a larger one
+    begins is that one's beginning: ONNX Runtime packs a matrix in runs of 256 rows, so that one with fewer runs of as
+    many columns is such a piece."""
 
     def __init__(self, out: BinaryIO) -> None:
         self._out = out
         self._places: dict[tuple[int, bytes], int] = {}
+        self._beginning: dict[bytes, list[tuple[int, int]]] = {}
 
     def add(self, piece: memoryview) -> int:
         """Where the piece begins in the file."""
         key = len(piece), hashlib.sha256(piece).digest()
         if key not in self._places:
-            at = self._out.tell()
-            gap = -at % (_PAGE if len(piece) >= _PAGE else _LINE)
-            self._out.write(bytes(gap))
-            self._out.write(piece)
-            self._places[key] = at + gap
+            self._places[key] = self._found(piece) if len(piece) >= _PAGE else self._written(piece)
         return self._places[key]
+
+    def _found(self, piece: memoryview) -> int:
+        beginning = hashlib.sha256(piece[:_PAGE]).digest()
+        for at, length in self._beginning.setdefault(beginning, []):
+            if length > len(piece) and self._read(at, len(piece)) == piece:
+                return at
+        self._beginning[beginning].append((self._written(piece), len(piece)))
+        return self._beginning[beginning][-1][0]
+
+    def _written(self, piece: memoryview) -> int:
+        at = self._out.seek(0, os.SEEK_END)
+        gap = -at % (_PAGE if len(piece) >= _PAGE else _LINE)
+        self._out.write(bytes(gap))
+        self._out.write(piece)
+        return at + gap
+
+    def _read(self, at: int, length: int) -> bytes:
+        self._out.seek(at)
+        return self._out.read(length)
 
 
 def _packed(source: Source, store: _Store, folder: Path, options: ort.SessionOptions) -> tuple[bytes, Outputs]:
