@@ -96,27 +96,29 @@ def _layers(graph: ir.Graph) -> dict[str, list[Linear]]:
     for name, value in graph.initializers.items():
         if not _outside(value) or len(value.shape) != 2 or value.is_graph_output():
             continue
-        layers = [_layer(graph, name, value, use.node, use.idx) for use in value.uses()]
+        layers = [layer for use in value.uses() for layer in _layers_at(graph, name, value, use.node, use.idx)]
         if layers and all(layer is not None and layer.axis == layers[0].axis for layer in layers):
             found[name] = layers
     return found
 
 
-def _layer(graph: ir.Graph, name: str, weight: ir.Value, node: ir.Node, index: int) -> Linear | None:
-    if node.graph is not graph:
-        return None
-    if node.op_type == "Gemm" and index == 1 and not _flag(node, "transA"):
+def _layers_at(graph: ir.Graph, name: str, weight: ir.Value, node: ir.Node, index: int) -> list[Linear | None]:
+    """The layers that multiply by a weight at one of its uses; None for a use that is something else."""
+    if node.op_type == "Gemm" and node.graph is graph and index == 1 and not _flag(node, "transA"):
         bias = node.inputs[2] if len(node.inputs) > 2 else None
-        features = weight.shape[0 if _flag(node, "transB") else 1]
-        if bias is not None and not _divisible(bias, features):
-            return None
-        return Linear(name, 0 if _flag(node, "transB") else 1, node, None, None, bias)
-    turn = None
-    if node.op_type == "Transpose" and list(node.attributes["perm"].as_ints()) == [1, 0]:
-        uses = node.outputs[0].uses()
-        if len(uses) != 1 or node.outputs[0].is_graph_output():
-            return None
-        turn, (node, index) = node, uses[0]
+        axis = 0 if _flag(node, "transB") else 1
+        return [Linear(name, axis, node, None, None, bias)
+                if bias is None or _divisible(bias, weight.shape[axis]) else None]
+    if node.op_type != "Transpose":
+        return [_product(graph, name, weight, node, index, None)]
+    turned = node.outputs[0]
+    if list(node.attributes["perm"].as_ints()) != [1, 0] or turned.is_graph_output():
+        return [None]
+    return [_product(graph, name, weight, use.node, use.idx, node) for use in turned.uses()]
+
+
+def _product(graph: ir.Graph, name: str, weight: ir.Value, node: ir.Node, index: int,
+             turn: ir.Node | None) -> Linear | None:
     if node.op_type != "MatMul" or index != 1 or node.graph is not graph:
         return None
     axis = 1 if turn is None else 0
@@ -196,6 +198,8 @@ def _divide(graph: ir.Graph, layer: Linear, blocks: Sequence[ir.Value], bounds: 
     ir.convenience.replace_all_uses_with(result, whole.outputs[0], replace_graph_outputs=True)
     if whole.outputs[0].is_graph_output():
         whole.outputs[0].shape, whole.outputs[0].type = result.shape, result.type
-    graph.remove([one for one in (layer.add, node, layer.turn) if one is not None], safe=True)
+    graph.remove([node] if layer.add is None else [layer.add, node], safe=True)
+    if layer.turn is not None and not layer.turn.outputs[0].uses():
+        graph.remove(layer.turn, safe=True)
     name, result.name = result.name, None
     whole.outputs[0].name = name

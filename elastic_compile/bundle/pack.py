@@ -72,8 +72,8 @@ def pack(
     decisions: Sequence[str] = (),
 ) -> Packed:
     """The bundle of `members`. `supernet`: tensors in which weights of the members may lie, by name; `tables`:
-    latency tables by file name; `fallback`: the member that takes over when a call exceeds its budget; `decisions`: why the members are as they are, for
-    people."""
+    latency tables by file name; `fallback`: the member that takes over when a call exceeds its budget; `decisions`:
+    why the members are as they are, for people."""
     shared = share({member.name: member.weights for member in members}, supernet)
     tensors: dict[str, np.ndarray] = {}
     programs = tuple(_renamed(member.program, shared.names[member.name]) for member in members)

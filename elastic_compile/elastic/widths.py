@@ -27,7 +27,8 @@ from elastic_runtime.bench import interleave
 from elastic_runtime.engines import EngineOptions
 from elastic_runtime.engines.onnxruntime import PACKED_FROM, OnnxRuntimeEngine
 
-MEASURE_S = 0.5
+#: Seconds of measuring per region, and in all.
+MEASURE_S, MEASURE_ALL_S = 1.0, 30.0
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ class _Division:
                  slower: float) -> None:
         self.given, self.places, self.slower = files, places, slower
         self.files: dict[str, bytes] = {}
+        self.seconds = MEASURE_ALL_S
         self.taken: dict[object, float] = {}
         self.left: dict[object, float] = {}
         self._made: dict[object, tuple[str, onnx_blocks.Divided]] = {}
@@ -131,7 +133,7 @@ class _Division:
 
     def _ratio(self, old: schema.Region, new: schema.Region, model: bytes, weights: Mapping[str, np.ndarray],
                blocks: Mapping[str, np.ndarray]) -> float:
-        """How many times as long the divided region takes, by the medians of interleaved runs."""
+        """How many times as long the divided region takes, in interleaved runs."""
         if self.slower == float("inf"):
             return float("nan")
         random = np.random.default_rng(0)
@@ -141,9 +143,14 @@ class _Division:
             arrays = {use.name: {**weights, **blocks}[use.tensor] for use in region.weights}
             kernels[region.files["model"]] = OnnxRuntimeEngine().load(
                 region, {"model": memoryview(data)}, arrays, EngineOptions())
+        # What is left is shared out evenly as long as nobody knows how many regions follow: a tenth each.
+        seconds = min(MEASURE_S, self.seconds / 10)
+        self.seconds -= seconds
         took = interleave({name: lambda kernel=kernel: kernel(inputs) for name, kernel in kernels.items()},
-                          warmup_ms=50, duration_s=MEASURE_S)
-        return took[new.files["model"]].median_ms / took[old.files["model"]].median_ms
+                          warmup_ms=100 * seconds, duration_s=seconds, percentiles=(10, 25, 50))
+        blocks, whole = (took[region.files["model"]].percentiles_ms for region in (new, old))
+        # Other load only ever adds time: slower is what is slower in its undisturbed runs too.
+        return min(blocks[share] / whole[share] for share in whole)
 
     def range(self, ratios: Mapping[object, float]) -> str:
         values = sorted(value for value in ratios.values() if value == value)

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from elastic_compile.weights.locate import box_of
+from elastic_compile.weights.locate import box_of, c_strides
 from elastic_compile.weights.share import Shared
 from elastic_runtime import schema
 
@@ -66,21 +66,18 @@ def cuts(shared: Shared, axes: Mapping[tuple[str, str], int]) -> Cuts:
 def _box(shared: Shared, name: str, axis: int) -> tuple[str, Box] | None:
     """The stored matrix in which a tensor lies, and where, with `axis` first."""
     part = shared.parts.parts.get(name)
-    if isinstance(part, schema.Gather):
-        return None
     if part is None:
         bounds, root = tuple((0, size) for size in shared.stored[name].shape), name
-        along: Sequence[int] = range(len(bounds))
-    else:
-        root = part.tensor
+    elif isinstance(part, schema.View) and len(part.shape) == len(shared.stored[part.tensor].shape):
+        root, units = part.tensor, c_strides(shared.stored[part.tensor].shape)
         found = box_of(part.offset, part.shape, part.strides, shared.stored[root].shape)
-        if found is None or any(a >= 0 and stride != unit for a, stride, unit in zip(
-                found[1], part.strides, (shared.stored[root].shape[1:] + (1,)) if len(part.shape) == 2 else ())):
+        if found is None or any(size > 1 and stride != unit
+                                for size, stride, unit in zip(part.shape, part.strides, units)):
             return None
-        bounds, along = found
-    if len(bounds) != 2 or len(along) != 2 or any(a not in (-1, number) for number, a in enumerate(along)):
+        bounds, _ = found
+    else:
         return None
-    return root, (*bounds[axis], *bounds[1 - axis])
+    return (root, (*bounds[axis], *bounds[1 - axis])) if len(bounds) == 2 else None
 
 
 def _packed(ranges: Sequence[tuple[int, int]], boxes: set[Box], *, exactly: bool) -> int:

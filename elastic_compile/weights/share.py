@@ -146,7 +146,8 @@ class _Roots:
                     tensor=root.name, offset=ranges[0], shape=ranges[1], strides=ranges[2]),
                     f"equals a slice of {root.name}")
                 return True
-            if sum(len(v) for v, n in zip(places, root.array.shape) if len(v) != n) * 8 < one.array.nbytes:
+            if 8 * sum(len(v) for v, n in zip(places, root.array.shape)
+                       if not np.array_equal(v, np.arange(n))) < one.array.nbytes:
                 self._put(one, root, places, f"equals gathered channels of {root.name}")
                 return True
             one.why = f"stands alone: it is gathered from {root.name}, but its index vectors would be larger"

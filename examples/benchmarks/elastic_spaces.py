@@ -22,7 +22,7 @@ TOKENS = 64
 
 
 @contextmanager
-def _without_torchvision() -> Iterator[None]:
+def without_torchvision() -> Iterator[None]:
     """`ofa` imports torchvision and gdown for its data providers, which nothing here uses: empty modules do, as long as
     the import lasts."""
     def module(name: str) -> types.ModuleType:
@@ -51,7 +51,7 @@ class OnceForAll:
     """MobileNetV3 of Once-for-All, width 1.0 (Cai et al., ICLR 2020)."""
 
     def __init__(self) -> None:
-        with _without_torchvision():
+        with without_torchvision():
             from ofa.imagenet_classification.elastic_nn.networks import OFAMobileNetV3
 
         torch.manual_seed(0)

@@ -1,10 +1,10 @@
 """Memory, disk, speed and switching of elastic families, against the same subnets compiled alone.
 
-    python -m examples.benchmarks.family_memory [--families depth,width,width-tvm] [--threads 1,2] [--duration-s 10]
+    python -m examples.benchmarks.family_memory [--families depth,width,width-tvm,ofa] [--threads 1,2] [--duration-s 10]
 
 In: nothing. Out: one table per family: the depths 12, 9, 6 and 3 of a transformer of width 768; a feed-forward
-network of four widths with ONNX Runtime and with TVM. Every memory figure is of a fresh process after all subnets
-have run (proportional set size), every time a median over interleaved calls.
+network of four widths with ONNX Runtime and with TVM; Once-for-All MobileNetV3. Every memory figure is of a fresh
+process after all subnets have run (proportional set size), every time a median over interleaved calls.
 Never: compares figures of two runs, or keeps what it makes.
 
 "alone" is the same subnet in a bundle of its own, "sessions" are all of those in one process.
@@ -23,9 +23,13 @@ import torch
 from torch import nn
 
 import elastic_compile as ec
+from elastic_compile.elastic import subnet_of
+from elastic_compile.elastic.adapters import OnceForAll
+from elastic_compile.elastic.family import SLOWER
 from elastic_runtime import load
 from elastic_runtime.bench import after_switch, interleave, switch_ns
 from elastic_runtime.residence import measure
+from examples.benchmarks.elastic_spaces import without_torchvision
 
 
 class Block(nn.Module):
@@ -91,13 +95,24 @@ class Case:
     """`configs` from the largest to the smallest."""
 
     title: str
-    supernet: Callable[[], nn.Module]
+    supernet: Callable[[], Any]
     configs: dict[str, Any]
     example: Callable[[], torch.Tensor]
     backend: str = "onnxruntime"
 
 
+def once_for_all() -> OnceForAll:
+    """MobileNetV3 of Once-for-All, width 1.0, with the statistics and weights that it is made with."""
+    with without_torchvision():
+        from ofa.imagenet_classification.elastic_nn.networks import OFAMobileNetV3
+    return OnceForAll(OFAMobileNetV3(
+        n_classes=1000, dropout_rate=0, base_stage_width="proxyless", width_mult=1.0, ks_list=[3, 5, 7],
+        expand_ratio_list=[3, 4, 6], depth_list=[2, 3, 4]).eval())
+
+
 DEPTHS = {f"d{depth}": depth for depth in (12, 9, 6, 3)}
+EXPANSIONS = {f"e{expand}d{depth}": {"ks": 7, "e": expand, "d": depth} for expand, depth in (
+    (6, 4), (4, 4), (3, 4), (3, 2))}
 WIDTHS = {f"w{int(share * 100)}": share for share in (1.0, 0.75, 0.5, 0.25)}
 CASES = {
     "depth": Case("transformer, width 768, 12 / 9 / 6 / 3 of 12 layers, 64 tokens, onnxruntime", Depths, DEPTHS,
@@ -106,22 +121,28 @@ CASES = {
                   lambda: torch.randn(16, 256)),
     "width-tvm": Case("feed-forward, width 1024 / 768 / 512 / 256, 16 rows, tvm", Widths, WIDTHS,
                       lambda: torch.randn(16, 256), "tvm"),
+    "ofa": Case("Once-for-All MobileNetV3, expand ratio 6 / 4 / 3 and 3 with depth 2, onnxruntime", once_for_all,
+                EXPANSIONS, lambda: torch.randn(1, 3, 224, 224)),
     "small": Case("transformer, width 64, 12 / 9 / 6 / 3 of 12 layers, 16 tokens: fits the cache",
                   lambda: Depths(width=64, heads=4), DEPTHS, lambda: torch.randn(1, 16, 64)),
 }
 
 
-def run(case: Case, folder: Path, threads: list[int], duration_s: float) -> None:
+def run(case: Case, folder: Path, threads: list[int], duration_s: float, slower: float) -> None:
     print(f"\n{case.title}", flush=True)
     torch.manual_seed(0)
-    supernet, examples = case.supernet().eval(), [(case.example(),)]
+    supernet, examples = case.supernet(), [(case.example(),)]
+    if isinstance(supernet, nn.Module):
+        supernet.eval()
     family, native = folder / "family.elastic", case.backend == "tvm"
-    ec.compile_family(supernet, case.configs, examples, backend=case.backend).save(family)
+    made = ec.compile_family(supernet, case.configs, examples, backend=case.backend, slower=slower)
+    made.save(family)
+    print("".join(f"  {decision}\n" for decision in made.sharing.decisions), end="")
+    del made
     alone = {}
     for name, config in case.configs.items():
-        supernet.activate(config)
         alone[name] = folder / f"{name}.elastic"
-        ec.compile(supernet, examples, backend=case.backend).save(alone[name])
+        ec.compile(subnet_of(supernet, name, config), examples, backend=case.backend).save(alone[name])
     del supernet
     measure(family, allow_native=native, cache=folder / "cache")  # packs
     _memory(family, alone, native, folder / "cache")
@@ -171,13 +192,15 @@ def _speed(family: Path, alone: dict[str, Path], native: bool, cache: Path, thre
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--families", default="depth,small,width,width-tvm")
+    parser.add_argument("--families", default="depth,small,width,width-tvm,ofa")
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--duration-s", type=float, default=10.0)
+    parser.add_argument("--slower", type=float, default=SLOWER, help="compile_family's slower")
     given = parser.parse_args()
     for name in given.families.split(","):
         with tempfile.TemporaryDirectory(prefix="elastic-family-") as folder:
-            run(CASES[name], Path(folder), [int(number) for number in given.threads.split(",")], given.duration_s)
+            run(CASES[name], Path(folder), [int(number) for number in given.threads.split(",")], given.duration_s,
+                given.slower)
 
 
 if __name__ == "__main__":

@@ -106,6 +106,26 @@ class ActiveNet(nn.Module):
         return torch.nn.functional.linear(torch.relu(x), self.down.weight[:, :n], self.down.bias)
 
 
+class Narrowing(nn.Module):
+    """Elastic width of both sides of each layer, in place, for inputs of 64 features."""
+
+    def __init__(self, width: int, layers: int = 3) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(64, width), nn.Linear(width, 10)
+        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(layers))
+        self.width = width
+
+    def activate(self, width: int) -> None:
+        self.width = width
+
+    def forward(self, x):
+        n = self.width
+        x = torch.nn.functional.linear(x, self.stem.weight[:n], self.stem.bias[:n])
+        for layer in self.layers:
+            x = torch.relu(torch.nn.functional.linear(x, layer.weight[:n, :n], layer.bias[:n]))
+        return torch.nn.functional.linear(x, self.head.weight[:, :n], self.head.bias)
+
+
 class Counter(nn.Module):
     """A layer with a state that lives between calls: the sum of what it saw."""
 

@@ -1,6 +1,7 @@
 """Families as the engines load them: some of the subnets, one copy of the weights, memory as the kernel counts it."""
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import elastic_runtime as er
 from elastic_runtime import bench
 from elastic_runtime.engines import onnxruntime as engine
 from elastic_runtime.residence import measure
-from tests.elastic.supernets import ActiveNet, DeepNet, WideNet, scramble
+from tests.elastic.supernets import ActiveNet, DeepNet, Narrowing, WideNet, scramble
 
 X = torch.randn(3, 128, generator=torch.Generator().manual_seed(3))
 
@@ -90,6 +91,25 @@ def test_memory_is_that_of_the_largest(tmp_path):
     assert one.models > 30
     assert all_four.models < 1.2 * one.models, (one, all_four)
     assert apart.models > 2 * one.models, (one, apart)
+
+
+def test_widths_take_the_memory_of_the_largest_where_layers_are_divided(tmp_path):
+    x = torch.randn(4, 64, generator=torch.Generator().manual_seed(5))
+    supernet, configs = scramble(Narrowing(1024)), {f"w{width}": width for width in (1024, 768, 512, 256)}
+    found, cache = {}, tmp_path / "cache"
+    for slower in (math.inf, 0):
+        family = ec.compile_family(supernet, configs, [(x,)], slower=slower)
+        family.save(path := tmp_path / f"{slower}.elastic")
+        for told in ("\n".join(family.sharing.decisions), family.inspect()):
+            assert ("divided at the widths" in told) == (slower > 0)
+        measure(path, cache=cache)
+        alone = measure(path, [["w1024"]], cache=cache)
+        found[slower] = measure(path, cache=cache).models / alone.models
+        for name, made in outputs(er.load(path, cache=cache), configs, x).items():
+            supernet.activate(configs[name])
+            np.testing.assert_allclose(made, supernet(x).detach(), rtol=1e-3, atol=1e-4)
+    assert alone.models > 12
+    assert found[math.inf] < 1.3 and found[0] > 1.4, found
 
 
 def test_a_process_that_fails_to_load_says_why(deep):
