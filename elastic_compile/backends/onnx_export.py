@@ -35,7 +35,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind, TensorArgument
 from torch.onnx._internal.exporter import _core, _decomp, _dispatching, _errors, _fx_passes, _registration
 
-from elastic_compile.backends import onnx_translations
+from elastic_compile.backends import onnx_solving, onnx_translations
 from elastic_compile.backends.decompositions import DECOMPOSITIONS
 from elastic_compile.backends.protocol import RegionSource
 from elastic_compile.errors import BackendError
@@ -49,6 +49,9 @@ EXTERNAL_BYTES = 1024
 
 #: Constant folding gives up above this many elements, so that computed tables do not swell the bundle.
 FOLD_ELEMENTS = 1024
+
+#: One operator of ONNX each, which is many times as fast as the gathers that PyTorch would make of it.
+_WHOLE = (torch.ops.aten.upsample_bilinear2d.default, torch.ops.aten.upsample_bicubic2d.default)
 
 _ASSERTIONS = frozenset({
     torch.ops.aten.sym_constrain_range_for_size.default,
@@ -116,9 +119,25 @@ def _registry() -> _registration.ONNXRegistry:
 
 
 @cache
-def _decompositions() -> dict:
+def _decompositions(inverting: bool) -> dict:
     registered = set(_decomp.get_onnx_implemented_overloads(_registry()))
-    return _decomp.create_onnx_friendly_decomposition_table(registered) | DECOMPOSITIONS
+    return _decomp.create_onnx_friendly_decomposition_table(registered) | DECOMPOSITIONS | (
+        onnx_solving.DECOMPOSITIONS if inverting else {})
+
+
+@contextlib.contextmanager
+def _kept_whole() -> Iterator[None]:
+    """Operators that PyTorch takes apart whatever the table says, because their derivatives are written in Python."""
+    key = torch._C.DispatchKey.Autograd
+    taken = {one: one.py_kernels.pop(key) for one in _WHOLE if key in one.py_kernels}
+    try:
+        for one in taken:
+            one._dispatch_cache.clear()
+        yield
+    finally:
+        for one, kernel in taken.items():
+            one.py_kernels[key] = kernel
+            one._dispatch_cache.clear()
 
 
 def _lower(source: RegionSource) -> ExportedProgram:
@@ -131,7 +150,8 @@ def _lower(source: RegionSource) -> ExportedProgram:
     with torch.fx.experimental._config.patch(backed_size_oblivious=True):
         if not _is_lowered(program):
             try:
-                program = program.run_decompositions(_decompositions())
+                with _kept_whole():
+                    program = program.run_decompositions(_decompositions(onnx_solving.applies(program)))
             except Exception as error:
                 raise _refused(source, "its operators cannot be decomposed", _root(error)) from error
         _fx_passes.insert_type_promotion_nodes(program.graph_module)

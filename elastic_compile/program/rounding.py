@@ -1,7 +1,7 @@
 """Where rounding decides: the places of a region's results that no two implementations need agree on.
 
 In: a region and data for it. Out: masks over its outputs, true where PyTorch's own result is one of several that
-differently rounded arithmetic gives.
+differently rounded arithmetic gives, or what a solver left that found no solution.
 Never: calls a place undecided because two results differ; only what PyTorch computes is looked at.
 
 Random rounding (Vignes 1993, "A stochastic arithmetic for reliable scientific computation"): the region is computed
@@ -26,6 +26,8 @@ aten = torch.ops.aten
 COMPARISONS = frozenset(
     getattr(getattr(aten, name), kind) for name in ("lt", "le", "gt", "ge", "eq", "ne") for kind in ("Tensor", "Scalar")
 )
+
+SOLVERS = frozenset({aten._linalg_solve_ex.default, aten.linalg_inv_ex.default})
 
 
 def undecided(
@@ -55,6 +57,26 @@ def undecided(
     except (RuntimeError, IndexError):
         return [torch.ones_like(mask) for mask in masks]
     return masks
+
+
+def unsolved(
+    program: Program, graph: Graph, inputs: list[torch.Tensor], expected: list[torch.Tensor]
+) -> list[torch.Tensor]:
+    """A mask per output of the region, over `expected`: where it depends on the solution of a linear system that has
+    none. What a solver leaves there is nobody's result; that there is none is, and is not masked."""
+    def run(fill: float) -> list[torch.Tensor]:
+        def apply(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            result = target(*args, **kwargs)
+            if target not in SOLVERS:
+                return result
+            solution, *rest = result
+            failed = (rest[-1] != 0).reshape(rest[-1].shape + (1,) * (solution.dim() - rest[-1].dim()))
+            return torch.where(failed, fill, solution), *rest
+        return run_eager(program, graph, inputs, apply)
+
+    if not any(op.target in SOLVERS for op in graph.ops):
+        return [torch.zeros(one.shape, dtype=torch.bool) for one in expected]
+    return [~((one == other) | (one.isnan() & other.isnan())) for one, other in zip(run(1.0), run(2.0))]
 
 
 class _Trial:

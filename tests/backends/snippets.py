@@ -75,6 +75,21 @@ def _norm(norm: nn.Module) -> nn.Module:
     return norm
 
 
+def _solved(a: torch.Tensor, b: torch.Tensor, left: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
+    """As a captured program asks a solver: for the solution where there is one, and whether there is."""
+    solution, _, _, info = torch.ops.aten._linalg_solve_ex(a, b, left=left)
+    failed = info != 0
+    return solution.masked_fill(failed.reshape(info.shape + (1,) * (solution.dim() - info.dim())), 0.0), failed
+
+
+def _inverted(a: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    inverse, info = torch.ops.aten.linalg_inv_ex(a)
+    failed = info != 0
+    return inverse.masked_fill(failed[..., None, None], 0.0), failed
+
+
+#: The second of these matrices has no inverse.
+_SINGULAR = torch.stack([torch.eye(5), torch.arange(25.0).view(5, 5), torch.eye(5).flip(0)])
 _N = {0: torch.export.Dim.DYNAMIC}
 _NEG = torch.tensor([-7, -6, -3, -1, 1, 3, 6, 7])
 _DIV = torch.tensor([2, -4, 2, -3, 3, -2, 4, -2])
@@ -135,6 +150,8 @@ SNIPPETS: tuple[Snippet, ...] = (
         lambda x: F.interpolate(x, size=(3, 3), mode="bilinear", antialias=True),
         _r(1, 3, 8, 8),
     ),
+    _case("upsample_among_others", lambda x: F.interpolate(x, size=(9, 7), mode="bilinear").fmax(x.mean()),
+          _r(1, 3, 4, 5)),
     _case("upsample_bicubic", lambda x: F.interpolate(x, size=(9, 7), mode="bicubic"), _r(1, 3, 4, 5)),
     _case("upsample_linear", lambda x: F.interpolate(x, size=9, mode="linear"), _r(1, 3, 4)),
     _case("area_downsample", lambda x: F.interpolate(x, size=(2, 3), mode="area"), _r(1, 3, 4, 6)),
@@ -190,6 +207,12 @@ SNIPPETS: tuple[Snippet, ...] = (
     _case("solve", lambda a, b: torch.linalg.solve_ex(a, b), _r(3, 5, 5), _r(3, 5, 2, seed=1)),
     _case("solve_vector", lambda a, b: torch.linalg.solve_ex(a, b).result, _r(4, 4), _r(4, seed=1)),
     _case("solve_right", lambda a, b: torch.linalg.solve_ex(a, b, left=False).result, _r(4, 4), _r(2, 4, seed=1)),
+    _case("solve_checked", _solved, _r(3, 5, 5), _r(3, 5, 2, seed=1), more=((_SINGULAR, _r(3, 5, 2)),)),
+    _case("solve_checked_vector", _solved, _r(6, 6), _r(6, seed=1)),
+    _case("solve_checked_right", lambda a, b: _solved(a, b, left=False), _r(4, 4), _r(2, 4, seed=1)),
+    _case("solve_checked_large", _solved, _r(40, 40) + 10 * torch.eye(40), _r(40, seed=1)),
+    _case("solve_checked_ill", _solved, torch.diag(torch.logspace(-3, 3, 6)) + _r(6, 6) / 100, _r(6, seed=1)),
+    _case("inverse_checked", _inverted, _r(3, 5, 5), more=((_SINGULAR,), (_SINGULAR * torch.nan,))),
     _case("inverse", lambda a: torch.linalg.inv_ex(a), torch.eye(3).flip(0)),
     _case("inverse_small", lambda x: torch.linalg.det(x), _r(2, 3, 3)),
     _case(
@@ -485,7 +508,7 @@ SNIPPETS: tuple[Snippet, ...] = (
         lambda x: (x**2, x**3, x.abs() ** 0.5, 2**x, x.abs().pow(x), x.square(), x.abs().rsqrt()),
         _r(3, 7),
     ),
-    _case("int_powers", lambda a: (a**2, a.pow(3), 2.0**a), _NEG),
+    _case("int_powers", lambda a: (a**2, a**2.0, a.pow(3), 2.0**a), _NEG),
     _case(
         "exponentials",
         lambda x: (
@@ -607,12 +630,15 @@ SNIPPETS: tuple[Snippet, ...] = (
         _SPECIAL,
     ),
     _case("nan_sums", lambda x: (x.sum(), x.nansum(), x.nanmean(), x.cumsum(0), x.any(), x.all()), _SPECIAL),
-    _case("softmax_of_minus_infinity", lambda x: x.softmax(-1), torch.full((2, 3), -torch.inf)),
+    _case("softmax_of_minus_infinity", lambda x: (x.softmax(-1), x.softmax(0)), torch.full((2, 5), -torch.inf),
+          more=((_SPECIAL.expand(2, 5),),)),
     _case(
         "saturations",
         lambda x: (F.gelu(x), F.softplus(x), F.logsigmoid(x), x.sigmoid(), x.tanh(), x.log1p(), x.expm1()),
         torch.tensor([-100.0, -20.0, -1e-6, 0.0, 1e-6, 20.0, 100.0]),
     ),
+    _case("softplus_bends", lambda x: (F.softplus(x, 3.0, 4), F.softplus(x, -0.5), F.softplus(_SPECIAL * x.sum())),
+          torch.linspace(-50, 50, 41)),
     _case(
         "logarithms_at_edges",
         lambda x: (x.log(), x.sqrt(), x.rsqrt(), x.log2(), x.acos(), x / 0.0, x**-1),

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from elastic_compile import backends
@@ -111,6 +112,14 @@ def test_same_structure_shares_bytes_whatever_the_weights_and_names() -> None:
     renamed = source(Renamed(), [torch.randn(3, 64)], name="b")
     first, second = ONNX.compile([plain, renamed])
     assert first.payload == second.payload and first.weights != second.weights
+
+
+def test_an_operator_that_onnx_has_is_kept_whole_beside_one_that_it_lacks() -> None:
+    def resized(x: torch.Tensor) -> torch.Tensor:
+        return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True).fmax(x.mean())
+
+    operators = [node.op_type for node in model_of(ONNX.compile([source(resized, [IMAGE])])[0]).graph.node]
+    assert "Resize" in operators and "GatherND" not in operators
 
 
 def test_nothing_of_the_users_files_is_kept() -> None:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from elastic_compile.program.export import run_eager
-from elastic_compile.program.rounding import undecided
+from elastic_compile.program.rounding import undecided, unsolved
 from tests.capture.test_explore import program
 
 
@@ -60,3 +60,18 @@ def test_whole_numbers_are_exact():
     made = program(Whole().eval(), x)
     expected = run_eager(made, made.graphs[0], [x])
     assert not any(mask.any() for mask in undecided(made, made.graphs[0], [x], expected, 1e-3, 1e-4))
+
+
+class Solves(nn.Module):
+    def forward(self, a, b):
+        solution, _, _, info = torch.ops.aten._linalg_solve_ex(a, b)
+        return solution + 1, b * 2, info != 0
+
+
+def test_only_the_solution_of_a_system_that_has_none_is_masked():
+    a, b = torch.stack([torch.eye(2), torch.ones(2, 2)]), torch.ones(2, 2, 1)
+    made = program(Solves(), a, b)
+    expected = run_eager(made, made.graphs[0], [a, b])
+    solution, other, failed = unsolved(made, made.graphs[0], [a, b], expected)
+    assert solution.squeeze(-1).tolist() == [[False, False], [True, True]]
+    assert not other.any() and not failed.any()
