@@ -6,14 +6,13 @@ Never: changes the module, or returns a program that disagrees with it on an exa
 """
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import inspect
 import os
 import re
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +24,7 @@ from elastic_compile import backends, bundle, dump, tuning
 from elastic_compile.bundle.pack import NO_BUDGET
 from elastic_compile.bundle.provenance import collect
 from elastic_compile.capture.build import build
-from elastic_compile.capture.explore import EntryInput, explore, survey
+from elastic_compile.capture.explore import EntryInput, Exploration, explore, survey
 from elastic_compile.capture.signature import normalise, shapes
 from elastic_compile.errors import BackendError, ExampleError, Refusal, TrainingModeError
 from elastic_compile.inspect import render_text
@@ -131,47 +130,16 @@ def compile(
     if formation not in (SPLIT, AUTO):
         raise ExampleError(f"formation is {formation!r}", reason="there are two ways of forming regions",
                            hint='write formation="split" or formation="auto"')
-    module, function = _target(module_or_bound_method)
-    title = name or type(module).__name__ if module is not None else name or function.__name__
-    calls = normalise(example_inputs)
-    _check_mode(module)
-    entry_shapes = shapes(function, calls)
-    with _evaluation(module):
-        exploration = explore(
-            module_or_bound_method,
-            [EntryInput(shape.leaves, shape.arguments) for shape in entry_shapes],
-            [*([("self", module)] if module is not None else []), ("", function)],
-            lambda segments: report("capture", segments, None),
-        )
-        hooks = exploration.hooks
-        program = build(title, exploration, [shape.params for shape in entry_shapes])
-        stages = dump.Stages(dump_dir)
-        stages.rewritten(hooks)
-        stages.program("captured", program)
-        program = run(program, STANDARD, stages.program)
-        with exploration.preserved():
-            reference, tensors = reference_calls(function, entry_shapes)
+    with torch.no_grad():
+        captured = _capture(module_or_bound_method, example_inputs, name, dump_dir, report)
 
         def finish(program: Program) -> CompiledProgram:
             """Compile the regions, bind them, and compare with eager PyTorch."""
-            try:
-                compiled = engine.compile(
-                    tuning.sources(program), lambda done, total, region: report("compile", done, total))
-            except BackendError as error:
-                raise located(error, program) from error.__cause__
-            stages.regions(program, compiled)
-            made = assemble(program, compiled)
+            made = captured.compiled(program, engine, formation, report)
             report("verify", 0, None)
-            return verify_compiled(CompiledProgram(
-                program=made.program, backend=engine.name, files=made.files, weights=made.weights,
-                reference=reference, reference_tensors=dict(tensors), source=program,
-                provenance=collect(
-                    [template.source for template in hooks.templates],
-                    {"backend": engine.name, "formation": formation}),
-                host_ops={name: one.function for name, one in exploration.tracer.host_functions.items()},
-            ), native=engine.native)
+            return verify_compiled(made, native=engine.native)
 
-        result = finish(program)
+        result = finish(captured.program)
         if formation == AUTO:
             report("form regions", 0, None)
             result = tuning.fastest(result, finish, engine, recorded)
@@ -179,9 +147,76 @@ def compile(
         result = dataclasses.replace(result, budget=budget)
     if fallback is None:
         return result
-    other = compile(fallback, example_inputs, backend=engine, name=f"{title}.{bundle.FALLBACK}", progress=progress)
+    other = compile(fallback, example_inputs, backend=engine, name=f"{captured.program.name}.{bundle.FALLBACK}",
+                    progress=progress)
     check_fallback(bundle.FALLBACK, other, [result])
     return dataclasses.replace(result, fallback=other, host_ops={**result.host_ops, **other.host_ops})
+
+
+def unverified(
+    module_or_bound_method: Any, example_inputs: Sequence[Any], *, backend: backends.Backend, name: str,
+    progress: Progress | None = None,
+) -> CompiledProgram:
+    """What `compile` makes before it compares: its caller is to do that (`elastic_compile.verify.verified`). Raises as
+    `compile` does."""
+    report = progress or (lambda stage, done, total: None)
+    with torch.no_grad():
+        captured = _capture(module_or_bound_method, example_inputs, name, None, report)
+        return captured.compiled(captured.program, backend, SPLIT, report)
+
+
+@dataclass(frozen=True)
+class _Captured:
+    """A captured program, what eager PyTorch gives for the example calls, and where it comes from."""
+
+    program: Program
+    reference: schema.Reference
+    tensors: Mapping[str, np.ndarray]
+    exploration: Exploration
+    stages: dump.Stages
+
+    def compiled(self, program: Program, engine: backends.Backend, formation: str, report: Progress) -> CompiledProgram:
+        """`program`, a form of the captured one, with its regions compiled. Raises `BackendError`."""
+        try:
+            compiled = engine.compile(
+                tuning.sources(program), lambda done, total, region: report("compile", done, total))
+        except BackendError as error:
+            raise located(error, program) from error.__cause__
+        self.stages.regions(program, compiled)
+        made = assemble(program, compiled)
+        return CompiledProgram(
+            program=made.program, backend=engine.name, files=made.files, weights=made.weights,
+            reference=self.reference, reference_tensors=dict(self.tensors), source=program,
+            provenance=collect(
+                [template.source for template in self.exploration.hooks.templates],
+                {"backend": engine.name, "formation": formation}),
+            host_ops={name: one.function for name, one in self.exploration.tracer.host_functions.items()},
+        )
+
+
+def _capture(
+    module_or_bound_method: Any, example_inputs: Sequence[Any], name: str | None,
+    dump_dir: str | os.PathLike[str] | None, report: Progress,
+) -> _Captured:
+    module, function = _target(module_or_bound_method)
+    title = name or type(module).__name__ if module is not None else name or function.__name__
+    calls = normalise(example_inputs)
+    _check_mode(module)
+    entry_shapes = shapes(function, calls)
+    exploration = explore(
+        module_or_bound_method,
+        [EntryInput(shape.leaves, shape.arguments) for shape in entry_shapes],
+        [*([("self", module)] if module is not None else []), ("", function)],
+        lambda segments: report("capture", segments, None),
+    )
+    program = build(title, exploration, [shape.params for shape in entry_shapes])
+    stages = dump.Stages(dump_dir)
+    stages.rewritten(exploration.hooks)
+    stages.program("captured", program)
+    program = run(program, STANDARD, stages.program)
+    with exploration.preserved():
+        reference, tensors = reference_calls(function, entry_shapes)
+    return _Captured(program, reference, tensors, exploration, stages)
 
 
 def refusals(
@@ -197,7 +232,7 @@ def refusals(
         entry_shapes = shapes(function, calls)
     except Refusal as refusal:
         return (refusal,)
-    with _evaluation(module):
+    with torch.no_grad():
         return survey(
             module_or_bound_method,
             [EntryInput(shape.leaves, shape.arguments) for shape in entry_shapes],
@@ -339,9 +374,3 @@ def _check_mode(module: torch.nn.Module | None) -> None:
                 reason="dropout and batch statistics behave differently in training, and a bundle runs inference",
                 hint="call module.eval() first",
             )
-
-
-@contextlib.contextmanager
-def _evaluation(module: torch.nn.Module | None) -> Iterator[None]:
-    with torch.no_grad():
-        yield

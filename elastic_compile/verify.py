@@ -69,8 +69,17 @@ def reference_calls(
 
 
 def verify_compiled(result: CompiledProgram, native: bool) -> CompiledProgram:
-    """Load the program as an application would, replay the reference calls, and run every block with both outcomes
-    of every branch against eager PyTorch.
+    """Load the program as an application would, and see that it is `verified`."""
+    with tempfile.TemporaryDirectory(prefix="elastic-verify-") as directory:
+        path = Path(directory) / "verify.elastic"
+        result.save(path)
+        return verified(result, er.load(path, allow_native=native, host_ops=result.host_ops, cache=False))
+
+
+def verified(result: CompiledProgram, model: er.Model) -> CompiledProgram:
+    """Replay the reference calls in `model`, which runs the program and is as it was loaded, and run every block with
+    both outcomes of every branch against eager PyTorch. The reference calls receive the entries and paths that they
+    take.
 
     A program that draws random numbers has no eager result to equal: its references are its own, with the seed 0 that
     the self-test uses, and its blocks are compared on the numbers drawn.
@@ -78,34 +87,30 @@ def verify_compiled(result: CompiledProgram, native: bool) -> CompiledProgram:
     Raises VerificationError naming the first difference.
     """
     random = any(isinstance(step, schema.RandomStep) for block in result.program.blocks for step in block.steps)
-    with tempfile.TemporaryDirectory(prefix="elastic-verify-") as directory:
-        path = Path(directory) / "verify.elastic"
-        result.save(path)
-        model = er.load(path, allow_native=native, host_ops=result.host_ops, cache=False)
-        model.seed(0)
-        calls = []
-        mode = 0
-        for number, call in enumerate(result.reference.calls):
-            call = msgspec.structs.replace(call, entry=result.program.modes[mode].entries[call.entry])
-            if random:
-                call = own_reference(model, call, result.reference_tensors)
-                calls.append(call)
-                mode = result.program.blocks[call.path[-1]].terminator.mode
-                continue
-            one = msgspec.structs.replace(result.reference, calls=(call,))
-            try:
-                er.reference.replay(model, one, result.reference_tensors)
-            except er.SelfTestFailed as error:
-                raise VerificationError(
-                    f"the compiled program differs from eager PyTorch on example call {number}", reason=str(error),
-                    hint="this is a defect of the compiler or of the backend; compile with dump_dir= and report it",
-                ) from error
-            calls.append(msgspec.structs.replace(call, path=tuple(model.last_path)))
-            mode = result.program.blocks[model.last_path[-1]].terminator.mode
-        reference = msgspec.structs.replace(result.reference, calls=tuple(calls))
-        check_blocks(result.source, result.program, model, reference, result.reference_tensors)
+    model.seed(0)
+    calls = []
+    mode = 0
+    for number, call in enumerate(result.reference.calls):
+        call = msgspec.structs.replace(call, entry=result.program.modes[mode].entries[call.entry])
         if random:
-            result = without_unused(result, reference)
+            call = own_reference(model, call, result.reference_tensors)
+            calls.append(call)
+            mode = result.program.blocks[call.path[-1]].terminator.mode
+            continue
+        one = msgspec.structs.replace(result.reference, calls=(call,))
+        try:
+            er.reference.replay(model, one, result.reference_tensors)
+        except er.SelfTestFailed as error:
+            raise VerificationError(
+                f"the compiled program differs from eager PyTorch on example call {number}", reason=str(error),
+                hint="this is a defect of the compiler or of the backend; compile with dump_dir= and report it",
+            ) from error
+        calls.append(msgspec.structs.replace(call, path=tuple(model.last_path)))
+        mode = result.program.blocks[model.last_path[-1]].terminator.mode
+    reference = msgspec.structs.replace(result.reference, calls=tuple(calls))
+    check_blocks(result.source, result.program, model, reference, result.reference_tensors)
+    if random:
+        result = without_unused(result, reference)
     return dataclasses.replace(result, reference=reference)
 
 

@@ -1,11 +1,11 @@
 """Compiles subnets of a supernet into one bundle.
 
 In: a supernet (`subnet(config) -> nn.Module`, or `activate(config)` in place), named configurations, example calls.
-Out: a `CompiledFamily`: a `CompiledProgram` per configuration, each compared with eager PyTorch, and the bundle of
-them all, compared again as it will be loaded.
+Out: a `CompiledFamily`: a `CompiledProgram` per configuration, each compared with eager PyTorch in the bundle of them
+all, as it will be loaded.
 Never: takes anyone's word for which weights subnets share, or leaves the supernet's statistics changed.
 
-A subnet is compiled by the ordinary road, `compile`, so it may be dynamic. Regions that are equal in two subnets are
+A subnet goes the ordinary road of `compile`, so it may be dynamic. Regions that are equal in two subnets are
 compiled once; weights are shared by what they hold (`elastic_compile.weights`).
 """
 from __future__ import annotations
@@ -14,7 +14,7 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,10 @@ from elastic_compile import api, backends, bundle
 from elastic_compile.backends.once import Once
 from elastic_compile.bundle.provenance import collect
 from elastic_compile.elastic.statistics import own_statistics
-from elastic_compile.elastic.widths import divided
+from elastic_compile.elastic.widths import Widths, divided
 from elastic_compile.errors import CompileError, ExampleError, VerificationError
 from elastic_compile.inspect import render_sharing, render_text
+from elastic_compile.verify import verified
 from elastic_runtime import schema
 from elastic_runtime.check import SUBNET_NAME
 
@@ -43,30 +44,28 @@ SLOWER = 1.02
 @dataclass(frozen=True)
 class CompiledFamily:
     """Compiled subnets, ready to save as one bundle. `programs`: by name, in the order given; the first is active
-    when the bundle is loaded. `regions`: (compiled, taken from another subnet)."""
+    when the bundle is loaded. `widths`: the same as the bundle has them. `regions`: (compiled, taken from another
+    subnet)."""
 
     name: str
     programs: Mapping[str, api.CompiledProgram]
-    configs: Mapping[str, Mapping[str, bool | int | float | str]]
-    quality: Mapping[str, float | None]
+    widths: Widths
     supernet: Mapping[str, np.ndarray]
     regions: tuple[int, int]
     tables: Mapping[str, bytes]
     fallback: str = ""
-    slower: float = SLOWER
 
     @cached_property
     def packed(self) -> bundle.Packed:
         """What the bundle holds."""
-        members = [program.member(name, self.configs[name], self.quality[name])
-                   for name, program in self.programs.items()]
-        files = {file: data for program in self.programs.values() for file, data in program.files.items()}
-        wide = divided(members, files, self.supernet, self.slower)
+        members = [replace(member, reference=program.reference, reference_tensors=program.reference_tensors,
+                           budget=program.budget)
+                   for member, program in zip(self.widths.members, self.programs.values())]
         first = next(iter(self.programs.values()))
         hashes = [program.provenance.source_sha256 for program in self.programs.values()]
         provenance = collect(hashes, {"backend": first.backend, "subnets": len(self.programs)})
-        return bundle.pack(self.name, wide.members, wide.files, provenance, supernet=self.supernet,
-                           tables=self.tables, fallback=self.fallback, decisions=wide.decisions)
+        return bundle.pack(self.name, members, self.widths.files, provenance, supernet=self.supernet,
+                           tables=self.tables, fallback=self.fallback, decisions=self.widths.decisions)
 
     @property
     def sharing(self) -> schema.Sharing:
@@ -135,20 +134,24 @@ def compile_family(
         with own_statistics(module, recalibrate):
             worth[label] = _quality(quality, label, module)
             try:
-                programs[label] = api.compile(
+                programs[label] = api.unverified(
                     module, examples_of(example_inputs, label, config), backend=once, name=f"{title}.{label}",
-                    progress=progress, budget=budget)
+                    progress=progress)
             except CompileError as error:
                 error.message = f"subnet {label}: {error.message}"
                 raise
     report("subnets", len(configs), len(configs))
-    made = CompiledFamily(
-        title, programs, {label: flattened(config) for label, config in configs.items()}, worth, held,
-        (once.compiled, once.remembered), {}, fallback, slower)
     if fallback:
         api.check_fallback(fallback, programs[fallback], [one for n, one in programs.items() if n != fallback])
-    _verify(made, once.native)
-    return made
+    flat = {label: flattened(config) for label, config in configs.items()}
+    members = [program.member(label, flat[label], worth[label]) for label, program in programs.items()]
+    files = {file: data for program in programs.values() for file, data in program.files.items()}
+    made = _verified(CompiledFamily(
+        title, programs, divided(members, files, held, slower), held, (once.compiled, once.remembered), {}, fallback),
+        once.native, report)
+    if budget is None:
+        return made
+    return replace(made, programs={name: replace(one, budget=budget) for name, one in made.programs.items()})
 
 
 def flattened(config: Any, at: str = "") -> dict[str, bool | int | float | str]:
@@ -235,15 +238,21 @@ def _tensors(supernet: Any) -> dict[str, np.ndarray]:
             if tensor.device.type == "cpu" and tensor.dtype != torch.bfloat16 and tensor.layout == torch.strided}
 
 
-def _verify(family: CompiledFamily, native: bool) -> None:
-    """Load the bundle as an application would, and replay every subnet's recorded calls."""
+def _verified(family: CompiledFamily, native: bool, report: Progress) -> CompiledFamily:
+    """Load the bundle as an application would, and compare each subnet in it with eager PyTorch."""
     hosts = {name: function for program in family.programs.values() for name, function in program.host_ops.items()}
+    programs: dict[str, api.CompiledProgram] = {}
     with tempfile.TemporaryDirectory(prefix="elastic-verify-") as directory:
         path = Path(directory) / "family.elastic"
         family.save(path)
-        try:
-            er.load(path, allow_native=native, self_test=True, host_ops=hosts, cache=False)
-        except er.SelfTestFailed as error:
-            raise VerificationError(
-                "a subnet computes something else in the bundle of all than alone", reason=str(error),
-                hint="this is a defect of the compiler: report it") from error
+        model = er.load(path, allow_native=native, host_ops=hosts, cache=False)
+        for number, (name, program) in enumerate(family.programs.items()):
+            report("verify", number, len(family.programs))
+            model.reset()
+            model.switch(name)
+            try:
+                programs[name] = verified(program, model)
+            except VerificationError as error:
+                error.message = f"subnet {name}: {error.message}"
+                raise
+    return replace(family, programs=programs)
