@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import subprocess
 import sys
 import tempfile
@@ -211,6 +212,15 @@ def test_more_threads_give_the_same_result(tvm) -> None:
     region = tvm.compile([made])[0]
     assert differences(load(region, made.exported, threads=2), layer, [image]) == []
     assert differences(load(region, made.exported, threads=1), layer, [image]) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system does not tell a thread's cores")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_loading_leaves_the_threads_cores_as_they_are(tvm, threads) -> None:
+    before = os.sched_getaffinity(0)
+    made = source(nn.Linear(4, 4).eval(), [torch.ones(2, 4)])
+    load(tvm.compile([made])[0], made.exported, threads=threads)
+    assert os.sched_getaffinity(0) == before
 
 
 def test_inputs_of_another_shape_or_type_are_a_typed_error(plus_one) -> None:

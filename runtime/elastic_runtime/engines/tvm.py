@@ -52,8 +52,7 @@ class TvmEngine:
                               "the role 'library' and the options 'symbol', 'copy' and 'rows'")
         if set(weights) != {f"w{index}" for index in range(len(weights))}:
             raise BundleError(file, "tvm-region", f"weights {sorted(weights)}", "w0, w1, ...")
-        # The pool of threads is the process's: the engine that is loaded last decides.
-        tvm_ffi.get_global_func("runtime.config_threadpool")(1, options.threads)
+        _set_threads(options.threads)
         machine, lock = self._machine(file, files["library"])
         try:
             entry = machine[region.options["symbol"]]
@@ -85,6 +84,15 @@ class TvmEngine:
                 raise BundleError(file, "tvm-load", str(error), "a library that this TVM runtime accepts") from error
             self._libraries[key] = machine, threading.Lock()
         return self._libraries[key]
+
+
+def _set_threads(count: int) -> None:
+    """The pool of threads is the process's: the engine that is loaded last decides. TVM ties the calling thread, and
+    with it all threads that it starts later, to one core: that is taken back."""
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    tvm_ffi.get_global_func("runtime.config_threadpool")(1, count)
+    if cores is not None:
+        os.sched_setaffinity(0, cores)
 
 
 @cache
