@@ -1,48 +1,114 @@
 """The predictor on this machine: three elastic networks, whole subnets that no fit has seen.
 
-    python -m examples.benchmarks.predictor_here [--spaces vit,llama] [--work out/predictor] [--compile-only]
+    python -m examples.benchmarks.predictor_here [--spaces vit,llama] [--work out/predictor] [--stop-after compile]
 
-In: this machine; `--work`, where compiled subnets and tables stay, so that a stopped run goes on. Out: a table.
+In: this machine; `--work`, where what was compiled and measured stays, so that a stopped run goes on. Out: a table.
 Never: tests on a subnet that was fitted on, or leaves out one that was measured badly.
 
-Parts and `--anchors` subnets are measured and fitted on, 100 others are predicted and then measured. Repeatability is
-the disagreement of two measurements of the same 100, taken one after the other: what no predictor can go below.
+Parts and `--anchors` subnets are fitted on, 100 others are predicted; all are measured in one run, shuffled, so that
+no group has better minutes than another. Repeatability is a second measurement of the same 100 after that: what no
+predictor can go below. Measuring needs neither torch nor the networks: a plan made when compiling says what to call.
 """
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from scipy.stats import kendalltau
 
-from elastic_compile.profile import Elastic, fit, measuring
+import elastic_runtime as er
 from elastic_runtime import device, profiler
 from elastic_runtime import latency_table as lt
-from examples.benchmarks import elastic_spaces
 
 BACKEND = "onnxruntime"
+SEED = 2024
 
 
-def configurations(elastic: Elastic, anchors: int, tests: int) -> tuple[list[dict], list[dict]]:
-    """Random distinct subnets: those to fit on, those to test on."""
-    drawn = elastic.space.sample(4 * (anchors + tests), np.random.default_rng(2024))
-    distinct = list({elastic.space.key(one): one for one in drawn}.values())
-    return distinct[:anchors], distinct[anchors:anchors + tests]
+@dataclass(frozen=True)
+class Plan:
+    """What was compiled, as JSON: `subjects` (id, key, kind, config, bundle), `parts`: per subnet the ids of its
+    parts, `fitted` and `tested`: ids of subnets."""
+
+    folder: Path
+    threads: int
+    content: dict[str, Any]
+
+    @cached_property
+    def subjects(self) -> dict[str, profiler.Subject]:
+        return {one["id"]: profiler.Subject(
+            one["id"], one["key"], one["kind"], lambda one=one: self._call(self.folder / one["bundle"]),
+            config=one["config"]) for one in self.content["subjects"]}
+
+    def _call(self, path: Path) -> Callable[[], Any]:
+        model = er.load(path, threads=self.threads)
+        entry, inputs = model.reference_inputs()[0]
+        return lambda: model.call_flat(entry, inputs)
+
+    def sums(self, table: lt.LatencyTable, ids: Sequence[str]) -> np.ndarray:
+        """Per subnet the sum of its parts' entries in ms."""
+        return np.array([lt.total_ms(table, self.content["parts"][id]) for id in ids])
+
+
+def plan(name: str, given: argparse.Namespace) -> Plan:
+    """The plan of a network, compiled unless it is there."""
+    folder = given.work / name
+    path = folder / f"plan-{given.anchors}-{given.tests}.json"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(compiled(name, folder, given)))
+    return Plan(folder, given.threads, json.loads(path.read_text()))
+
+
+def compiled(name: str, folder: Path, given: argparse.Namespace) -> dict[str, Any]:
+    from elastic_compile.profile import measuring
+    from examples.benchmarks import elastic_spaces
+
+    elastic = getattr(elastic_spaces, name)()
+    compiler = measuring.Compiler(BACKEND, given.threads, folder / "bundles")
+    drawn = elastic.space.sample(4 * (given.anchors + given.tests), np.random.default_rng(SEED))
+    distinct = list({elastic.space.key(one): one for one in drawn}.values())[:given.anchors + given.tests]
+    found: dict[str, Any] = {}
+    made_of = []
+    for number, configuration in enumerate(distinct):
+        say(f"{name}: parts of {number} of {len(distinct)} subnets")
+        parts = elastic.made_of(configuration)
+        made_of.append([part.key for part in parts])
+        for part in parts:
+            found.setdefault(part.key, part)
+    subnets = measuring.anchors(compiler, elastic, distinct)
+    subjects = [measuring.dispatch(compiler), *measuring.parts(compiler, found), *subnets]
+    bundles = []
+    for number, subject in enumerate(subjects):
+        say(f"{name}: compiled {number} of {len(subjects)}")
+        bundles.append(str(subject.compile().relative_to(folder)))
+    ids = {subject.key: subject.id for subject in subjects}
+    return {
+        "subjects": [{"id": one.id, "key": one.key, "kind": one.kind, "config": dict(one.config), "bundle": bundle}
+                     for one, bundle in zip(subjects, bundles, strict=True)],
+        "parts": {subnet.id: [ids[key] for key in keys] for subnet, keys in zip(subnets, made_of, strict=True)},
+        "fitted": [subnet.id for subnet in subnets[:given.anchors]],
+        "tested": [subnet.id for subnet in subnets[given.anchors:]]}
 
 
 def measured(subjects: list[profiler.Subject], path: Path, threads: int, budget_s: float) -> lt.LatencyTable:
-    machine, environment = device.describe("here"), profiler.environment(BACKEND, threads)
+    """The table at `path` with all of `subjects`, measured in an order of its own; noisy ones once more."""
     known = lt.load(path) if path.exists() else None
+    order = np.random.default_rng(SEED).permutation(len(subjects))
     outcome = profiler.measure(
-        subjects, machine, environment, profiler.Settings(budget_s), known=known, save=lambda t: lt.save(t, path),
+        [subjects[number] for number in order], device.describe("here"), profiler.environment(BACKEND, threads),
+        profiler.Settings(budget_s), known=known, save=lambda table: lt.save(table, path),
         progress=lambda key, done, total: say(f"{path}: {done} of {total}"))
     entries = [entry for entry in outcome.table.entries if entry.timing is not None]
-    print(f"{path}: {len(entries)} measured, {sum(bool(entry.flags) for entry in entries)} of them noisy")
+    print(f"{path}: {len(entries)} measured, {sum(bool(entry.flags) for entry in entries)} of them noisy", flush=True)
     for key, why in outcome.failed.items():
         print(f"  {key}: {why}")
-    if outcome.stopped or len(entries) < len({subject.id for subject in subjects}):
+    if outcome.stopped or len(entries) < len(subjects):
         raise SystemExit("stopped, or out of budget: run again to go on")
     return outcome.table
 
@@ -53,46 +119,39 @@ def say(text: str) -> None:
         print(f"\r{text:78.78}", end="\r", flush=True)
 
 
-def run(name: str, given: argparse.Namespace) -> None:
-    elastic: Elastic = getattr(elastic_spaces, name)()
-    folder = given.work / name
-    folder.mkdir(parents=True, exist_ok=True)
-    compiler = measuring.Compiler(BACKEND, given.threads, folder / "bundles")
-    fitted, tested = configurations(elastic, given.anchors, given.tests)
-    found = measuring.distinct_parts(elastic, (*fitted, *tested))
-    parts = [measuring.dispatch(compiler), *measuring.parts(compiler, found)]
-    anchors, tests = (measuring.anchors(compiler, elastic, part) for part in (fitted, tested))
-    subjects = [*parts, *anchors, *tests]
-    for number, subject in enumerate(subjects):
-        say(f"{name}: compiled {number} of {len(subjects)}")
-        subject.compile()
-    print(f"{name}: {len(parts) - 1} distinct parts, {len(anchors)} anchors, {len(tests)} tests")
-    if given.compile_only:
-        return
-    table = measured([*parts, *anchors], folder / "table.json", given.threads, given.budget_s)
-    truth = measured(tests, folder / "truth.json", given.threads, given.budget_s)
-    again = measured(tests, folder / "again.json", given.threads, given.budget_s)
+def report(name: str, made: Plan, table: lt.LatencyTable, again: lt.LatencyTable) -> None:
+    from scipy.stats import kendalltau
 
-    def ms(of: lt.LatencyTable, subjects: list[profiler.Subject]) -> np.ndarray:
+    from elastic_compile.profile import fit
+    from examples.benchmarks import elastic_spaces
+
+    space = getattr(elastic_spaces, name)().space
+    fitted, tested = made.content["fitted"], made.content["tested"]
+
+    def ms(of: lt.LatencyTable, ids: list[str]) -> np.ndarray:
         entries = of.by_id()
-        return np.array([entries[subject.id].timing.ms for subject in subjects])
+        return np.array([entries[id].timing.ms for id in ids])
 
-    sums = [np.array([measuring.composed_ms(elastic, table, one) for one in part]) for part in (fitted, tested)]
-    predictor = fit(elastic.space, fitted, ms(table, anchors), composed_ms=sums[0])
-    bare = fit(elastic.space, fitted, ms(table, anchors))
-    values, second = ms(truth, tests), ms(again, tests)
-    found_ms = predictor.predict(tested, composed_ms=sums[1], outside="widen")
+    def configurations(ids: list[str]) -> list[dict]:
+        return [dict(made.subjects[id].config) for id in ids]
+
+    sums = made.sums(table, fitted), made.sums(table, tested)
+    predictor = fit(space, configurations(fitted), ms(table, fitted), composed_ms=sums[0])
+    bare = fit(space, configurations(fitted), ms(table, fitted))
+    values, second = ms(table, tested), ms(again, tested)
+    found = predictor.predict(configurations(tested), composed_ms=sums[1], outside="widen")
     print(f"{name}, {len(fitted)} anchors, {len(tested)} tested, {values.min():.2f} to {values.max():.2f} ms, "
-          f"{given.threads} thread(s), {predictor.report.recipe}")
+          f"{made.threads} thread(s), {predictor.report.recipe}")
     print(f"  {'':28}{'error %':>9}{'±10 %':>9}{'tau':>9}{'cover %':>9}{'width':>9}")
     for label, line, bounds in (
-            ("sum of parts", sums[1], None), ("anchors alone", bare.predict(tested, outside="widen").ms, None),
-            ("predictor", found_ms.ms, (found_ms.low_ms, found_ms.high_ms)), ("measured again", second, None)):
+            ("sum of parts", sums[1], None),
+            ("anchors alone", bare.predict(configurations(tested), outside="widen").ms, None),
+            ("predictor", found.ms, (found.low_ms, found.high_ms)), ("measured again", second, None)):
         off = np.abs(line / values - 1)
         inside = 0.0 if bounds is None else 100 * np.mean((bounds[0] <= values) & (values <= bounds[1]))
         tail = "" if bounds is None else f"{inside:9.1f}{np.median(bounds[1] / bounds[0]):9.3f}"
         print(f"  {label:28}{100 * off.mean():9.2f}{100 * np.mean(off <= 0.1):9.1f}"
-              f"{kendalltau(line, values).statistic:9.3f}{tail}")
+              f"{kendalltau(line, values).statistic:9.3f}{tail}", flush=True)
 
 
 def main() -> None:
@@ -102,11 +161,21 @@ def main() -> None:
     options.add_argument("--anchors", type=int, default=40)
     options.add_argument("--tests", type=int, default=100)
     options.add_argument("--threads", type=int, default=1)
-    options.add_argument("--budget-s", type=float, default=300.0, help="of each of the three measurements of a space")
-    options.add_argument("--compile-only", action="store_true")
+    options.add_argument("--budget-s", type=float, default=200.0, help="of the first measurement of a network; the "
+                                                                     "second one has half of it")
+    options.add_argument("--stop-after", choices=("compile", "measure"))
     given = options.parse_args()
     for name in given.spaces.split(","):
-        run(name, given)
+        made = plan(name, given)
+        print(f"{name}: {len(made.subjects)} compiled", flush=True)
+        if given.stop_after == "compile":
+            continue
+        tests = [made.subjects[id] for id in made.content["tested"]]
+        tables = (made.folder / f"{kind}-{given.threads}.json" for kind in ("table", "again"))
+        table = measured(list(made.subjects.values()), next(tables), given.threads, given.budget_s)
+        again = measured(tests, next(tables), given.threads, given.budget_s / 2)
+        if given.stop_after != "measure":
+            report(name, made, table, again)
 
 
 if __name__ == "__main__":

@@ -151,6 +151,26 @@ class Others:
         return (time.perf_counter(), busy, time.process_time()) if self._cores else None
 
 
+class Crowd:
+    """How many threads want the machine's cores at this moment, from Linux's count of runnable ones; a look takes a
+    few microseconds."""
+
+    def __init__(self, *, root: Path = _ROOT, cores: int | None = None) -> None:
+        """`cores`: of the machine, as many as it says."""
+        self._path = root / "proc/loadavg"
+        self._cores = cores or os.cpu_count() or 1
+
+    def share(self, threads: int = 1) -> float:
+        """By which factor a call that runs on `threads` threads of its own has to expect to be slowed down: threads
+        per core, rounded up, since a core that two share may be this one's. 1 where the system does not tell."""
+        text = _text(self._path)
+        try:
+            runnable = int(text.split()[3].partition("/")[0])
+        except (AttributeError, ValueError, IndexError):
+            return 1.0
+        return float(max(1, -(-(max(runnable - 1, 0) + threads) // self._cores)))
+
+
 class Energy:
     """Energy that the processor packages used, from Linux's RAPL counters (powercap). `available`: whether there are
     any that can be read."""

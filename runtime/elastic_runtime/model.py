@@ -142,6 +142,11 @@ class Model:
             self._mode, self._state = target.take_over(active, self._mode, self._state)
             self._active = target
 
+    @property
+    def threads(self) -> int:
+        """Threads of each engine."""
+        return self._threads
+
     def selector(self, *, insist: bool = False) -> Selector:
         """What chooses subnets for `select` and `Controller`, by the bundle's table of this device. From the first use
         on it learns from every call.

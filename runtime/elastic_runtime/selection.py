@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -58,7 +58,8 @@ class Wish:
 
 class Selector:
     """Chooses among the subnets of a table. `margin`: a better subnet than the running one is taken only when it keeps
-    the wish with this much to spare (the hysteresis)."""
+    the wish with this much to spare (the hysteresis). `crowd`: how many threads want each core now, where somebody
+    looks (`Controller` does): what was seen in another crowd says nothing of this one's tail."""
 
     def __init__(self, table: LatencyTable, quality: Mapping[str, float | None], margin: float = 0.1) -> None:
         """`quality`: by name, of all subnets. Raises `InputError` when the table knows none of them."""
@@ -81,8 +82,9 @@ class Selector:
             raise InputError("table", "subnets", "no measured entry of a subnet of this bundle",
                              f"entries named {', '.join(list(quality)[:4])}",
                              "Profile this very bundle: elastic-run profile BUNDLE -o TABLE.")
-        self._recent: deque[float] = deque(maxlen=_RECENT)
-        self._tail: deque[float] = deque(maxlen=_TAIL)
+        self.crowd = 1.0
+        self._recent: deque[tuple[float, float]] = deque(maxlen=_RECENT)
+        self._tails: defaultdict[float, deque[float]] = defaultdict(lambda: deque(maxlen=_TAIL))
 
     # ------------------------------------------------------------------------------------------ what is known
     def observe(self, name: str, path: Sequence[int], ms: float) -> None:
@@ -91,20 +93,23 @@ class Selector:
         expected = self.expected.get(name) or self.expected.get(path_key(name, path, False))
         if expected is None or not (math.isfinite(ms) and ms > 0):
             return
-        self._recent.append(ms / expected)
+        self._recent.append((ms / expected, self.crowd))
         if len(self._recent) == _RECENT:  # the call in the middle, so that a change of the scale is no outlier
-            self._tail.append(self._recent[_RECENT // 2] / self.scale)
+            ratio, crowd = self._recent[_RECENT // 2]
+            self._tails[crowd].append(ratio / self.scale)
 
     @property
     def scale(self) -> float:
         """How much slower than the table the device is now."""
-        return median(self._recent) if self._recent else 1.0
+        return median(ratio for ratio, _ in self._recent) if self._recent else 1.0
 
     def tail(self, percentile: float) -> float:
-        """How far `percentile` of the calls lies above the median, as a factor; 1 until some 20 were observed."""
-        if percentile <= 50 or len(self._tail) < _FEWEST_FOR_TAIL:
+        """How far `percentile` of the calls in a crowd like this one lies above the median, as a factor; 1 until some
+        20 were observed."""
+        tail = self._tails[self.crowd]
+        if percentile <= 50 or len(tail) < _FEWEST_FOR_TAIL:
             return 1.0
-        ordered = sorted(self._tail)
+        ordered = sorted(tail)
         return max(1.0, ordered[min(len(ordered) - 1, math.ceil(percentile / 100 * len(ordered)) - 1)])
 
     def estimate_ms(self, name: str, percentile: float = 50.0) -> float:
@@ -112,13 +117,15 @@ class Selector:
         return self.table_ms[name] * self.scale * self.tail(percentile)
 
     # ------------------------------------------------------------------------------------------------- choosing
-    def choose(self, active: str, wish: Wish) -> str:
+    def choose(self, active: str, wish: Wish, at_least: float = 0.0) -> str:
         """The best subnet that keeps `wish`: of the highest quality, where that is not known the slowest.
 
-        `active` stays while it keeps the wish and no better one keeps it with `margin` to spare.
+        `active` stays while it keeps the wish and no better one keeps it with `margin` to spare. `at_least`: the factor
+        of the table's latencies to expect, where calls do not show a larger one.
         Raises `NoSubnetFits`, naming the one that comes nearest.
         """
-        estimates = {name: self.estimate_ms(name, wish.percentile) for name in self.table_ms}
+        factor = max(self.scale * self.tail(wish.percentile), at_least)
+        estimates = {name: ms * factor for name, ms in self.table_ms.items()}
         allowed = [name for name in estimates if self._allowed(name, wish)]
         fitting = [name for name in allowed if wish.latency_ms is None or estimates[name] <= wish.latency_ms]
         if not fitting:

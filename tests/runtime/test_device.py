@@ -83,3 +83,16 @@ def test_pinning_is_taken_back():
 def test_this_machine():
     found = device.describe("here")
     assert found.cores == len(device.usable_cores()) and found.architecture
+
+
+@pytest.mark.parametrize(("loadavg", "threads", "share"), [
+    ("0.5 0.5 0.5 1/80 7", 1, 1), ("0.5 0.5 0.5 2/80 7", 1, 1), ("0.5 0.5 0.5 3/80 7", 1, 2),
+    ("0.5 0.5 0.5 7/80 7", 1, 4), ("0.5 0.5 0.5 1/80 7", 2, 1), ("0.5 0.5 0.5 2/80 7", 2, 2), ("nothing", 1, 1)])
+def test_how_many_want_a_core(tmp_path, loadavg, threads, share):
+    write(tmp_path, "proc/loadavg", loadavg)
+    assert device.Crowd(root=tmp_path, cores=2).share(threads) == share
+
+
+def test_a_crowd_that_the_system_does_not_tell(tmp_path):
+    assert device.Crowd(root=tmp_path).share() == 1.0
+    assert device.Crowd().share() >= 1.0

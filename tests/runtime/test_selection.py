@@ -115,16 +115,22 @@ class Simulated:
     """A model whose calls take their table entry times `slow`, on a clock of its own."""
 
     subnets = tuple(QUALITY)
+    threads = 1
 
     def __init__(self, monkeypatch) -> None:
         self.active = self.last_subnet = "small"
         self.slow, self.now, self.switched = 1.0, 0.0, []
+        self.crowd = 1.0
+        monkeypatch.setattr(controlling.device, "Crowd", lambda: self)
         self.noise = np.random.default_rng(0)
         self._selector = selector()
         monkeypatch.setattr(controlling, "perf_counter", lambda: self.now)
 
     def selector(self, *, insist: bool = False) -> Selector:
         return self._selector
+
+    def share(self, threads: int) -> float:
+        return self.crowd
 
     def switch(self, name: str) -> None:
         if name != self.active:
@@ -158,6 +164,35 @@ def test_the_controller_falls_and_climbs_with_the_load(monkeypatch):
     model.slow = 1.0
     assert all(name == "large" for name, _ in serve(controller, 900)[700:])
     assert len(model.switched) < 12
+
+
+def test_the_controller_sees_a_load_before_a_request_meets_it(monkeypatch):
+    model = Simulated(monkeypatch)
+    controller = Controller(model, slo_ms=12)
+    serve(controller, 100)
+    model.slow = model.crowd = 2.0
+    assert serve(controller, 1) == [("middle", pytest.approx(10.0, rel=0.1))]
+    model.slow = 1.0  # the small one is not slowed down: no reason to take the load for gone
+    assert {name for name, _ in serve(controller, 300)} == {"middle"}
+    model.crowd = 1.0
+    assert serve(controller, 60)[-1][0] == "large"
+
+
+def test_one_request_that_breaks_the_objective_is_enough(monkeypatch):
+    model = Simulated(monkeypatch)
+    controller = Controller(model, slo_ms=12)
+    serve(controller, 100)
+    model.slow = 2.0
+    served = serve(controller, 100)
+    assert served[0][0] == "large" and served[0][1] > 12
+    assert all(name == "middle" and ms <= 12 for name, ms in served[1:])
+
+
+def test_waiting_counts(monkeypatch):
+    model = Simulated(monkeypatch)
+    controller = Controller(model, slo_ms=12)
+    controller(waited_ms=6.0)
+    assert controller.last.subnet == "middle" and controller.last.latency_ms == pytest.approx(11.0, rel=0.1)
 
 
 def test_the_controller_does_not_swing_at_the_edge(monkeypatch):
