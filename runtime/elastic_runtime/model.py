@@ -41,7 +41,7 @@ from elastic_runtime.errors import (
 )
 from elastic_runtime.limits import DEFAULT_LIMITS, Limits
 from elastic_runtime.plan import Exit, Plan, Random, choose
-from elastic_runtime.prepared import Loaded, Prepared, Statistics
+from elastic_runtime.prepared import Loaded, Prepared, Standing, Statistics
 from elastic_runtime.private_cache import default_root
 from elastic_runtime.schema import Jump, Program, Provenance, Region, RegionStep, Return, ScalarType, Subnet
 from elastic_runtime.selection import Selector, Wish, fitting_table
@@ -88,8 +88,10 @@ class Model:
         self._max_steps = limits.max_steps
         self._stateful = any(prepared.stateful for prepared in self._prepared.values())
         self._turn, self._calling = threading.RLock(), False
-        self._active = self._ran = next(iter(self._prepared.values()))
-        self._mode, self._state, self._path = 0, self._active.initial, []
+        self._ran = next(iter(self._prepared.values()))
+        # The state lies as the subnet left it that ran last, in `_held`, until a call of another one begins.
+        self._now = self._held = self._ran.fresh
+        self._state, self._path = self._ran.initial, []
         self.profile(profile)
 
     # -------------------------------------------------------------------------------------------- subnets
@@ -101,7 +103,11 @@ class Model:
     @property
     def active(self) -> str:
         """The subnet that the next call runs."""
-        return self._active.name
+        return self._now.prepared.name
+
+    @property
+    def _active(self) -> Prepared:
+        return self._now.prepared
 
     @property
     def program(self) -> Program:
@@ -118,29 +124,37 @@ class Model:
 
         A call in progress ends on the subnet that it began on. State that calls leave behind is known by the place
         in the module that it comes from: the other subnet takes what it has under the same name and type, the rest
-        is dropped. Where no call has changed the state yet, the other subnet starts from its own first state.
+        is dropped, and its memory is free when the next call begins. Where no call has changed the state yet, the
+        other subnet starts from its own first state.
 
         Raises `InputError` for an unknown name, and `SwitchRefused` when the other subnet needs state that the
         active one does not have, or when a call of a model with state switches from inside itself (a host function).
         """
-        target = self._prepared.get(name)
-        if target is None:
-            raise InputError("subnet", "unknown-subnet", repr(name), f"one of {', '.join(self._prepared)}")
-        if self._stateful:
-            self._hand_over(target)
-        else:
-            self._active = target
-
-    def _hand_over(self, target: Prepared) -> None:
+        if not self._stateful:
+            self._now = self._subnet(name).fresh
+            return
         with self._turn:
-            active = self._active
-            if target is active:
-                return
-            if self._calling:
-                raise SwitchRefused(active.name, target.name, (), "a call of this thread is still running; "
-                                    "switch when it has ended")
-            self._mode, self._state = target.take_over(active, self._mode, self._state)
-            self._active = target
+            then = self._now.after.get(name)
+            self._now = self._followed(name) if then is None or self._calling else then
+
+    def _subnet(self, name: str) -> Prepared:
+        found = self._prepared.get(name)
+        if found is None:
+            raise InputError("subnet", "unknown-subnet", repr(name), f"one of {', '.join(self._prepared)}")
+        return found
+
+    def _followed(self, name: str) -> Standing:
+        """Where a switch to `name` leads that has not been made before, or may not be made now."""
+        now, target = self._now, self._subnet(name)
+        if now.prepared is target:
+            return now
+        if self._calling:
+            raise SwitchRefused(now.prepared.name, name, (), "a call of this thread is still running; switch when it "
+                                "has ended")
+        return target.take_over(now, self._named_state)
+
+    def _named_state(self) -> dict[str, Any]:
+        return dict(zip(self._held.mode.names, self._state))
 
     @property
     def threads(self) -> int:
@@ -215,11 +229,11 @@ class Model:
             self._calling = outer
 
     def _call_flat(self, entry: int, inputs: Sequence[Any]) -> Any:
-        active = self._active
-        mode = self._mode if active.stateful else 0
-        if entry not in active.entries[mode]:
-            raise InputError(f"entry {entry}", "mode", f"mode {mode}",
-                             f"a mode in which it can be called; now {active.entries[mode]}")
+        now = self._now
+        active = now.prepared
+        if entry not in now.entries:
+            raise InputError(f"entry {entry}", "mode", f"mode {active.program.modes.index(now.mode)}",
+                             f"a mode in which it can be called; now {now.entries}")
         plan = active.plan
         registers = plan.template.copy()
         plan.signatures[entry].bind_flat(inputs, registers)
@@ -230,10 +244,10 @@ class Model:
 
     def _call(self, args: tuple, kwargs: dict[str, Any], deadline_s: float | None = None,
               max_regions: int | None = None) -> Any:
-        active = self._active
+        now = self._now
+        active, entries = now.prepared, now.entries
         plan = active.plan
         registers = plan.template.copy()
-        entries = active.entries[self._mode if active.stateful else 0]
         if len(entries) == 1:
             entry = entries[0]
             plan.signatures[entry].bind(args, kwargs, registers)
@@ -251,7 +265,7 @@ class Model:
         if fallback is None or fallback is active or self._stateful:
             raise error
         plan = fallback.plan
-        for entry in fallback.entries[0]:
+        for entry in fallback.fresh.entries:
             registers = plan.template.copy()
             try:
                 bind(plan.signatures[entry], registers)
@@ -308,10 +322,14 @@ class Model:
 
     def _enter(self, places: Sequence[int], registers: Registers) -> None:
         """Give the state to the registers, which alone hold it then, unless a call that fails is to find it again."""
+        now = self._now
+        if self._held is not now:
+            self._held, self._state = now, now.taken(self._held, self._state)
         for register, value in zip(places, self._state, strict=True):
             registers[register] = value
         if not self.rollback:
-            self._mode, self._state = 0, self._active.initial
+            self._now = self._held = now.prepared.fresh
+            self._state = now.prepared.initial
 
     def _commit(self, end: Exit, registers: Registers, given: list[Any]) -> None:
         """Take over the state. What the caller also holds (an input, a result) is copied first, so that writing
@@ -321,7 +339,7 @@ class Model:
         carried = (registers[register] for register in end.carry)
         self._state = tuple(value.copy() if isinstance(value, np.ndarray) and id(_owner(value)) in shared else value
                             for value in carried)
-        self._mode = end.mode
+        self._now = self._held = self._now.prepared.standings[end.mode]
 
     # ------------------------------------------------------------------------------------------ what it did
     @property
@@ -342,7 +360,9 @@ class Model:
     def reset(self) -> None:
         """Set the state back to what it was when loaded. The active subnet stays, the random generator goes on."""
         with self._turn:
-            self._mode, self._state = 0, self._active.initial
+            active = self._now.prepared
+            self._now = self._held = active.fresh
+            self._state = active.initial
 
     def seed(self, seed: int | None) -> None:
         """Start the random generator anew: PCG64 seeded by `seed`, or by the system for None."""
@@ -371,9 +391,7 @@ class Model:
 
     def loaded(self, name: str) -> Loaded:
         """What the bundle gave for the subnet `name`. Raises `InputError` for an unknown name."""
-        if name not in self._prepared:
-            raise InputError("subnet", "unknown-subnet", repr(name), f"one of {', '.join(self._prepared)}")
-        return self._prepared[name].loaded
+        return self._subnet(name).loaded
 
     def region_inputs(self) -> list[tuple[Region, Kernel, list[np.ndarray]]]:
         """Each region of the active subnet that its reference calls reach, its kernel, and the inputs that its first

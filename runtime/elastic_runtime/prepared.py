@@ -2,7 +2,8 @@
 
 In: a checked program, a kernel per region, the recorded calls and the first state.
 Out: a `Prepared`: everything that a call needs, in one object, so that a call takes its subnet once, at its start.
-Never: knows which subnet is active, or holds the state that calls leave: that is the model's.
+Never: knows which subnet is active, or holds the state that calls leave: that is the model's. Where a switch leads is
+known here, from one `Standing` to the next.
 """
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import itemgetter
 from time import perf_counter_ns
 from typing import Any
 
@@ -22,7 +24,7 @@ from elastic_runtime.engines import Kernel
 from elastic_runtime.errors import SwitchRefused
 from elastic_runtime.limits import Limits
 from elastic_runtime.plan import Plan, Random, make_plan
-from elastic_runtime.schema import Program, Reference, ScalarType, Subnet, TensorType
+from elastic_runtime.schema import Mode, Program, Reference, ScalarType, Subnet, TensorType, ValueType
 
 _UNCOUNTED_PATHS = 256
 _SHORT_PATH = 64
@@ -87,6 +89,32 @@ class Loaded:
     tensors: Mapping[str, np.ndarray]
 
 
+class Standing:
+    """Where a model stands between two calls: a subnet in one of its modes, with state of its own or, `fresh`, with
+    that which it was loaded with. Two are equal when they are the same object.
+
+    `after`: by subnet, where a switch leads from here, as far as that does not depend on what the state holds.
+    """
+
+    __slots__ = ("_readers", "after", "entries", "fresh", "mode", "prepared")
+
+    def __init__(self, prepared: Prepared, mode: int, fresh: bool) -> None:
+        self.prepared, self.mode, self.fresh = prepared, prepared.program.modes[mode], fresh
+        self.entries = self.mode.entries
+        self.after: dict[str, Standing] = {}
+        self._readers: dict[Standing, Callable[[tuple[Any, ...]], tuple[Any, ...]]] = {}
+
+    def taken(self, held: Standing, state: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The state here, out of that which was held in `held`, from where switches led here."""
+        if self.fresh:
+            return self.prepared.initial
+        if held not in self._readers:
+            places = [held.mode.names.index(name) for name in self.mode.names]
+            self._readers[held] = itemgetter(*places) if len(places) > 1 else lambda values: tuple(
+                [values[place] for place in places])
+        return self._readers[held](state)
+
+
 class Prepared:
     """A subnet with its plan. `profile` makes the plan anew; calls that run keep the one that they took."""
 
@@ -99,10 +127,11 @@ class Prepared:
         modes = self.program.modes
         self.stateful = len(modes) > 1 or bool(modes[0].state)
         self.blocks = tuple(entry.block for entry in self.program.entries)
-        self.entries = tuple(mode.entries for mode in modes)
+        self.fresh = Standing(self, 0, True)
+        self.standings = tuple(self.fresh if number == 0 and not mode.state else Standing(self, number, False)
+                               for number, mode in enumerate(modes))
         self._lock = threading.Lock()
         self._single: Plan | None = None
-        self._followed: dict[tuple[str, int], tuple[int, tuple[int, ...]]] = {}
         self._forget()
 
     def profile(self, on: bool) -> None:
@@ -153,23 +182,20 @@ class Prepared:
                 self._edges[edge] += taken * times
 
     # ---------------------------------------------------------------------------------------------------- state
-    def take_over(self, other: Prepared, mode: int, state: tuple[Any, ...]) -> tuple[int, tuple[Any, ...]]:
-        """The mode and state in which this subnet goes on where `other` is in `mode` with `state`.
+    def take_over(self, now: Standing, values: Callable[[], Mapping[str, Any]]) -> Standing:
+        """Where this subnet goes on from `now`, noted there unless it depends on the state's `values`, by name.
 
-        Where `other` is as it was loaded, this one starts as it was loaded. Else it takes the state that it has under
-        the same names and types, and the rest is dropped. Raises `SwitchRefused` when it needs more, or when the
-        module differs from its first state in a way that this subnet has not been compiled for.
+        From another one's first state it starts from its own. Else it takes the state that it has under the same
+        names and types, and the rest is dropped. Raises `SwitchRefused` when it needs more, or when the module differs
+        from its first state in a way that this subnet has not been compiled for.
         """
-        if mode == 0 and state is other.initial:
-            return 0, self.initial
-        followed = self._followed.get((other.name, mode))
-        if followed is not None:
-            return followed[0], tuple([state[place] for place in followed[1]])
-        before = other.program.modes[mode]
-        told = len(before.names) == len(state)
-        held = dict(zip(before.names, state, strict=True)) if told else {}
+        if now.fresh:
+            now.after[self.name] = self.fresh
+            return self.fresh
+        before, told, certain = now.mode, len(now.mode.names) == len(now.mode.state), True
         known = {place for one in self.program.modes for place in (*one.names, *one.static)}
         carried = known.intersection((*before.names, *before.static))
+        declared = dict(zip(before.names, before.state)) if told else {}
         lacking: list[str] = []
         for number, after in sorted(enumerate(self.program.modes), key=lambda item: -len(item[1].state)):
             if not after.static.items() <= before.static.items() or not carried <= {*after.names, *after.static}:
@@ -177,20 +203,42 @@ class Prepared:
             if after.state and not (told and after.names):
                 lacking.append("names of its state, which the bundle does not tell")
                 continue
-            dims: dict[str, int | str] = {}
-            missing = [f"{name}: {describe(kind)}" for name, kind in zip(after.names, after.state, strict=True)
-                       if name not in held or not _holds(held[name], kind, dims)]
+            missing = _missing(after, declared)
+            if missing is None:
+                certain, held = False, values()
+                missing = _missing(after, {name: _type(held[name]) for name in declared})
             if not missing:
-                if not dims:
-                    # Sizes that only the data decides are looked at each time.
-                    self._followed[other.name, mode] = number, tuple(map(before.names.index, after.names))
-                return number, tuple(held[name] for name in after.names)
+                if certain:
+                    now.after[self.name] = self.standings[number]
+                return self.standings[number]
             lacking += missing
-        raise SwitchRefused(other.name, self.name, tuple(lacking))
+        raise SwitchRefused(now.prepared.name, self.name, tuple(lacking))
 
 
-def _holds(value: Any, kind: TensorType | ScalarType, dims: dict[str, int | str]) -> bool:
-    """Whether a state value of a run can stand where `kind` is declared."""
-    if isinstance(kind, ScalarType):
-        return type(value) is {"bool": bool, "int": int, "float": float}[kind.kind]
-    return isinstance(value, np.ndarray) and fits(TensorType(value.dtype.name, value.shape), kind, dims)
+def _missing(after: Mode, given: Mapping[str, ValueType]) -> list[str] | None:
+    """What of the state of `after` has no counterpart in `given`; None where that depends on sizes that only the data
+    decides."""
+    wanted = dict(zip(after.names, after.state, strict=True))
+    dims: dict[str, int | str] = {}
+    lacking = [name for name, kind in wanted.items() if name not in given or not fits(given[name], kind, dims)]
+    never = [name for name in lacking if name not in given or not _may_fit(given[name], wanted[name])]
+    if lacking and not never and any(isinstance(size, str) for name in wanted
+                                     for size in getattr(given[name], "shape", ())):
+        return None
+    return [f"{name}: {describe(wanted[name])}" for name in never or lacking]
+
+
+def _may_fit(given: ValueType, wanted: ValueType) -> bool:
+    """Whether there are sizes for which a value of type `given` can stand for `wanted`."""
+    if isinstance(given, ScalarType) or isinstance(wanted, ScalarType):
+        return given == wanted
+    return given.dtype == wanted.dtype and len(given.shape) == len(wanted.shape) and all(
+        isinstance(size, str) or isinstance(want, str) or size == want
+        for size, want in zip(given.shape, wanted.shape))
+
+
+def _type(value: Any) -> ValueType:
+    """The type of a state value of a run."""
+    if isinstance(value, np.ndarray):
+        return TensorType(dtype=value.dtype.name, shape=value.shape)
+    return ScalarType(kind=type(value).__name__)

@@ -1,7 +1,9 @@
 """Subnets of one bundle: equal regions loaded once, switches between calls and threads, state across a switch."""
 from __future__ import annotations
 
+import sys
 import threading
+import weakref
 
 import msgspec
 import numpy as np
@@ -257,3 +259,106 @@ def test_a_call_with_state_cannot_switch_from_inside_itself(load):
     assert seen == ["main"]
     model.switch("b")
     assert told(model(array(1))) == [4]
+
+
+def grown(title: str, *shapes: tuple[int | str, ...]) -> s.Program:
+    """States "s0", "s1", ... of these shapes, given back as they are."""
+    kinds = [f32(*shape) for shape in shapes]
+    names = tuple(f"s{n}" for n in range(len(kinds)))
+    params = list(range(len(kinds)))
+    mode = s.Mode(entries=(0,), state=tuple(kinds), names=names)
+    return program(
+        kinds, [block(params, [], give(s.SequenceNode(kind="list", items=tuple(map(leaf, params))), carry=params))],
+        [entry([], [])], modes=(mode,), initial=tuple(f"{title}.{n}" for n in names))
+
+
+def first(title: str, free: int, *shapes: tuple[int | str, ...]) -> dict[str, np.ndarray]:
+    return {f"{title}.s{n}": np.ones([free if isinstance(size, str) else size for size in shape], np.float32)
+            for n, shape in enumerate(shapes)}
+
+
+@pytest.mark.parametrize("other, known", [
+    ([("m", 3), ("m", 3)], True), ([("n", 3)], True), ([("a", "b"), ("c", "b")], True), ([(2, 3), ("k", 3)], False),
+    ([("k", 3), ("k", "k")], None), ([(4, 3)], None), ([("n", 4)], None)])
+def test_where_a_switch_leads_is_known_from_the_types_where_they_decide(load, other, known):
+    """`known`: True when the types alone decide, False when the sizes are looked at, None when it is refused."""
+    main = [("n", 3), ("n", 3)]
+    model = load(grown("main", *main), first("main", 2, *main) | first("other", 3, *other),
+                 others={"other": grown("other", *other)})
+    model()
+    for _ in range(3):
+        before = model._now
+        if known is None:
+            with pytest.raises(er.SwitchRefused, match=r"other needs s\d: float32"):
+                model.switch("other")
+            assert model.active == "main" and [value.shape for value in model()] == [(2, 3)] * 2
+            continue
+        model.switch("other")
+        assert ("other" in before.after) == known
+        assert [value.shape for value in model()] == [(2, 3)] * len(other)
+        if len(other) < 2:
+            return
+        model.switch("main")
+        assert [value.shape for value in model()] == [(2, 3)] * 2
+
+
+def test_what_was_dropped_is_gone_before_the_next_call_and_does_not_come_back(load):
+    model = load(counting("a", "b"), STATE, others={"less": counting("b")})
+    model(array(1))
+    held = weakref.ref(model._state[0])
+    model.switch("less")
+    with pytest.raises(er.SwitchRefused, match="main needs a"):
+        model.switch("main")
+    assert told(model(array(1))) == [12] and held() is None
+
+
+def test_a_switch_of_many_states_moves_none_of_them(load):
+    names = [f"layer{n}.cache" for n in range(100)]
+    states = {f"first.{name}": array(n) for n, name in enumerate(names)}
+    model = load(counting(*names), states, others={"half": counting(*names[::2]), "few": counting(*names[:3])})
+    model(array(1))
+    for name in ("half", "few"):
+        model.switch(name)
+        model(array(1))
+        model.reset()
+        model.switch("main")
+        model(array(1))
+    state, before = model._state, sys.getallocatedblocks()
+    for _ in range(1000):
+        model.switch("half")
+        model._now = model._held  # as if it came from here anew
+    assert model._state is state and sys.getallocatedblocks() - before < 50
+    model.switch("half")
+    assert told(model(array(1))) == [n + 2 for n in range(0, 100, 2)]
+
+
+def test_switches_from_many_threads_tear_no_call_with_state(load):
+    """Every call counts all of its states up by one; what another subnet has not is dropped by resetting."""
+    names = [f"s{n}" for n in range(20)]
+    states = {f"first.{name}": array(0) for name in names}
+    model = load(counting(*names), states, others={"a": counting(*names), "b": counting(*reversed(names))})
+    stop, wrong, seen = threading.Event(), [], []
+
+    def switch(seed: int) -> None:
+        for name in np.random.default_rng(seed).choice(model.subnets, 20_000):
+            if stop.is_set():
+                return
+            model.switch(str(name))
+
+    def call() -> None:
+        for _ in range(500):
+            counted = told(model(array(1)))
+            seen.append(counted[0])
+            if len(set(counted)) != 1:
+                wrong.append(counted)
+
+    threads = [threading.Thread(target=call) for _ in range(3)]
+    switchers = [threading.Thread(target=switch, args=(seed,)) for seed in range(2)]
+    for thread in (*threads, *switchers):
+        thread.start()
+    for thread in threads:
+        thread.join()
+    stop.set()
+    for thread in switchers:
+        thread.join()
+    assert wrong == [] and sorted(seen) == list(range(1, 1501)), "no call is lost, none runs twice"
