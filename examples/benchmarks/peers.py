@@ -1,12 +1,15 @@
 """Dynamic models of public packages through PyTorch's own tools and through elastic-compile: captured, right, how fast.
 
-    python -m examples.benchmarks.peers [--only NAME ...] [--seconds 1] [--tvm] [--json FILE]
+    python -m examples.benchmarks.peers [--keep DIR] [--only NAME ...] [--untimed] [--seconds 1] [--tvm] [--limit 120]
 
-In: the models of `tests/models/zoo` and the digits demo. Out: two tables on the terminal, a JSON file when asked for.
+In: the models of `tests/models/zoo` and the digits demo. Out: two tables on the terminal. With --keep, what is known of
+each model is written to DIR as soon as it is known, and a later run goes on from there: with --untimed first what each
+tool makes of the models, then the measurement, a model at a time.
 Never: counts a tool as right that was not compared with eager PyTorch on every call, or times contenders apart: all of
 them run each path's call in turn.
 
-A tool that gives a result for the example and another result than eager PyTorch for some other call is "wrong".
+A tool that gives a result for the example and another result than eager PyTorch for some other call is "wrong", on as
+many paths as such calls take.
 """
 from __future__ import annotations
 
@@ -20,12 +23,14 @@ import math
 import signal
 import sys
 import tempfile
+import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnxruntime as ort
 import torch
@@ -35,12 +40,14 @@ from torch.utils import _pytree as pytree
 import elastic_compile as ec
 import elastic_runtime as er
 from elastic_compile.bench import COMPILED, EAGER, Settings, compare, example_calls, torch_calls
+from elastic_compile.errors import CompileError
 from elastic_compile.verify import same
 
 DIGITS = Path(__file__).resolve().parents[1] / "digits_early_exit"
-OURS, OURS_TVM, SCRIPT, ONNX = "ours", "ours, tvm", "torch.jit.script", "torch.onnx"
-LIMIT_S = 120
+OURS, OURS_TVM, FILE, SCRIPT, ONNX = "ours", "ours, tvm", "ours, one ONNX file", "torch.jit.script", "torch.onnx"
+BACKENDS = {OURS: "onnxruntime", OURS_TVM: "tvm"}
 Calls = Sequence[tuple[Any, ...]]
+Run = Callable[..., Any]
 
 
 class Late(BaseException):
@@ -114,49 +121,82 @@ def subjects() -> Iterator[Subject]:
 
 
 # ------------------------------------------------------------------------------------------------- peers
-def exported(module: nn.Module, example: tuple) -> Callable[..., Any]:
+def exported(module: nn.Module, example: tuple) -> Run:
     return torch.export.export(module, example).module()
 
 
-def scripted(module: nn.Module, example: tuple) -> Callable[..., Any]:
+def scripted(module: nn.Module, example: tuple) -> Run:
     return torch.jit.script(module)
 
 
-def traced(module: nn.Module, example: tuple) -> Callable[..., Any]:
+def traced(module: nn.Module, example: tuple) -> Run:
     return torch.jit.trace(Tensors(module).eval(), example, check_trace=False)
 
 
-def onnx(module: nn.Module, example: tuple) -> Callable[..., Any]:
+def onnx(module: nn.Module, example: tuple) -> Run:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "model.onnx"
         torch.onnx.export(module, example, path, dynamo=True, verbose=False)
-        session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
-    names = [given.name for given in session.get_inputs()]
-    return lambda *args: session.run(None, dict(zip(names, (array(arg) for arg in args))))
+        made = session(path)
+    names = [given.name for given in made.get_inputs()]
+    return lambda *args: made.run(None, dict(zip(names, (array(arg) for arg in args))))
 
 
-def whole(module: nn.Module, example: tuple) -> Callable[..., Any]:
+def whole(module: nn.Module, example: tuple) -> Run:
     torch._dynamo.reset()
     return torch.compile(module, fullgraph=True)
 
 
-def broken(module: nn.Module, example: tuple) -> Callable[..., Any]:
+def broken(module: nn.Module, example: tuple) -> Run:
     torch._dynamo.reset()
     torch._dynamo.config.recompile_limit = 64
     return torch.compile(module)
 
 
-PEERS: dict[str, Callable[[nn.Module, tuple], Callable[..., Any]]] = {
+PEERS: dict[str, Callable[[nn.Module, tuple], Run]] = {
     "torch.export": exported, ONNX: onnx, SCRIPT: scripted, "torch.jit.trace": traced,
     "compile(fullgraph)": whole, COMPILED: broken,
 }
+
+
+def session(path: Path) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def one_file(path: Path) -> Run:
+    """A file of `save_onnx` as a function of the call's tensors, in order; gives the leaves of the result."""
+    made = session(path)
+    names = [given.name for given in made.get_inputs()]
+    result = json.loads(made.get_modelmeta().custom_metadata_map["elastic_compile.result"])
+
+    def found(tree: Any, outputs: dict[str, Any]) -> Iterable[Any]:
+        if not isinstance(tree, dict):
+            yield tree
+        elif "output" in tree:
+            yield outputs[tree["output"]]
+        else:
+            items = [item for _, item in tree["map"]] if "map" in tree else \
+                tree["fields"].values() if "record" in tree else next(iter(tree.values()))
+            for item in items:
+                yield from found(item, outputs)
+
+    wanted = [output.name for output in made.get_outputs()]
+
+    def run(*args: Any) -> list[Any]:
+        given = [array(leaf) for leaf in pytree.tree_leaves(args) if isinstance(leaf, torch.Tensor)]
+        outputs = made.run(wanted, dict(zip(names, given, strict=True)))
+        return list(found(result, dict(zip(wanted, outputs))))
+
+    return run
 
 
 @contextlib.contextmanager
 def within(seconds: int) -> Iterator[None]:
     """Raise Late when the time is over, and let nothing be printed meanwhile."""
     def stop(number: int, frame: Any) -> None:
-        raise Late(f"took more than {seconds} s")
+        raise Late(f"not in {seconds} s")
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.alarm(seconds)
@@ -174,19 +214,29 @@ def within(seconds: int) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a tool made of a model. `captured`: it gave something for the example; `wrong`: on how many of the calls it
-    gave another result than eager PyTorch, without an error; `failed`: on how many it raised; `reason`: the error."""
+    """What a tool made of a model. `captured`: it gave something for the example; `wrong`: the numbers of the calls for
+    which it gave another result than eager PyTorch, without an error; `failed`: of those for which it raised; `reason`:
+    the error; `seconds`: what capturing and the first run of every call took."""
 
     captured: bool
-    wrong: int = 0
-    failed: int = 0
+    wrong: tuple[int, ...] = ()
+    failed: tuple[int, ...] = ()
     reason: str = ""
+    seconds: float = 0.0
 
     @property
-    def text(self) -> str:
+    def right(self) -> bool:
+        return self.captured and not self.wrong and not self.failed
+
+    def text(self, path_of: Sequence[int]) -> str:
+        """For a table. `path_of`: the path of each call; the call itself where paths are not known."""
         if not self.captured:
-            return "no"
-        return f"wrong {self.wrong}" if self.wrong else f"fails {self.failed}" if self.failed else "yes"
+            return self.reason.removeprefix("Late: ") if self.reason.startswith("Late: ") else "no"
+        kind, calls = ("wrong", self.wrong) if self.wrong else ("fails", self.failed)
+        if not calls:
+            return "yes"
+        paths = {path_of[call] if path_of else call for call in calls}
+        return f"{kind} on {len(paths)} of {len(set(path_of)) if path_of else '?'}"
 
 
 def told(error: BaseException) -> str:
@@ -194,140 +244,221 @@ def told(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0][:150] if lines else ''}"
 
 
-def attempt(make: Callable[[], Callable[..., Any]], calls: Calls, wanted: Sequence[Any]) -> Outcome:
-    """Capture, then compare all calls."""
-    wrong = failed = 0
-    reason = ""
+def attempt(make: Callable[[], Run], calls: Calls, wanted: Sequence[Any], limit: int) -> Outcome:
+    """Capture, then compare all calls, in `limit` seconds."""
+    wrong, failed = [], []
+    reason, start = "", time.monotonic()
+
+    def outcome(captured: bool, why: str) -> Outcome:
+        return Outcome(captured, tuple(wrong), tuple(failed), why, round(time.monotonic() - start, 1))
+
     try:
-        with within(LIMIT_S):
+        with within(limit):
             run = make()
+            for number, (call, result) in enumerate(zip(calls, wanted)):
+                try:
+                    with torch.no_grad():
+                        if not equal(run(*copy.deepcopy(call)), result):
+                            wrong.append(number)
+                except Exception as error:
+                    if not number:
+                        raise
+                    failed.append(number)
+                    reason = reason or told(error)
     except (Exception, Late) as error:
-        return Outcome(False, reason=told(error))
-    for number, (call, result) in enumerate(zip(calls, wanted)):
-        try:
-            with within(LIMIT_S), torch.no_grad():
-                wrong += not equal(run(*copy.deepcopy(call)), result)
-        except (Exception, Late) as error:
-            if not number:
-                return Outcome(False, reason=told(error))
-            failed, reason = failed + 1, reason or told(error)
-    return Outcome(True, wrong, failed, reason)
+        return outcome(False, told(error))
+    return outcome(True, reason)
 
 
 def as_module(target: Any) -> nn.Module:
     return target if isinstance(target, nn.Module) else Called(target)
 
 
-# ------------------------------------------------------------------------------------------------- tables
+# -------------------------------------------------------------------------------------------------- rows
 @dataclass
 class Row:
-    """One model. `paths`: per path the median ms by contender."""
+    """One model. `path_of`: the path of each call, where ours captured the model. `paths`: per path the median ms by
+    contender; `spread`: how far the medians of fifths of the measurement lie apart, at most."""
 
     name: str
     package: str
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     size: str = ""
+    path_of: list[int] = field(default_factory=list)
     paths: list[dict[str, float]] = field(default_factory=list)
+    spread: float = 0.0
 
     def faster(self, contender: str, than: str) -> list[float]:
         """Per path, how often `contender` is faster."""
         return [path[than] / path[contender] for path in self.paths if contender in path and than in path]
 
 
+class Kept:
+    """Rows in a file, and what was compiled beside it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory, self.file = directory, directory / "rows.json"
+        directory.mkdir(parents=True, exist_ok=True)
+        known = msgspec.json.decode(self.file.read_bytes(), type=list[Row]) if self.file.exists() else []
+        self.rows = {row.name: row for row in known}
+
+    def row(self, subject: Subject) -> Row:
+        return self.rows.setdefault(subject.name, Row(subject.name, subject.package))
+
+    def path(self, subject: Subject, what: str) -> Path:
+        made = self.directory / subject.name.replace(" ", "_")
+        made.mkdir(exist_ok=True)
+        return made / what
+
+    def write(self) -> None:
+        made = self.file.with_suffix(".part")
+        made.write_bytes(msgspec.json.format(msgspec.json.encode(list(self.rows.values())), indent=1))
+        made.replace(self.file)
+
+
 def geometric(ratios: Sequence[float]) -> float:
     return math.exp(sum(map(math.log, ratios)) / len(ratios)) if ratios else float("nan")
 
 
-def study(subject: Subject, seconds: float, tvm: bool, directory: Path) -> Row:
-    row = Row(subject.name, subject.package)
+def loaded(subject: Subject, kept: Kept, name: str, host_ops: Any = None) -> er.Model:
+    return er.load(kept.path(subject, BACKENDS[name]), allow_native=True, host_ops=host_ops)
+
+
+def study(subject: Subject, kept: Kept, tvm: bool, limit: int) -> None:
+    """What each tool makes of the model; what is known already is not asked again."""
+    row = kept.row(subject)
     target, examples = subject.make()
     with torch.no_grad():
         wanted = [target(*copy.deepcopy(call)) for call in subject.calls]
+
+    def ask(name: str, make: Callable[[], Run]) -> None:
+        if name not in row.outcomes:
+            print(f"  {subject.name}: {name} ...", file=sys.stderr, end=" ", flush=True)
+            row.outcomes[name] = attempt(make, subject.calls, wanted, limit)
+            print(row.outcomes[name].text(row.path_of), file=sys.stderr, flush=True)
+            kept.write()
+
+    def ours(name: str) -> Run:
+        program = ec.compile(*subject.make(), backend=BACKENDS[name])
+        program.save(kept.path(subject, BACKENDS[name]))
+        if name == OURS:
+            row.size = f"{len(program.program.blocks)} blocks, {len(program.program.regions)} regions"
+            file.unlink(missing_ok=True)
+            try:
+                program.save_onnx(file)
+            except CompileError as error:
+                refused.append(error)
+        model = loaded(subject, kept, name, program.host_ops)
+
+        def run(*args: Any) -> Any:
+            result = model(*pytree.tree_map_only(torch.Tensor, array, args))
+            if name == OURS:
+                taken.append(model.last_path)
+            return result
+
+        return run
+
+    file, taken, refused = kept.path(subject, "model.onnx"), [], []
+    ask(OURS, lambda: ours(OURS))
+    if taken and row.outcomes[OURS].captured:
+        numbers = {path: number for number, path in enumerate(dict.fromkeys(taken))}
+        row.path_of = [numbers[path] for path in taken]
+    if FILE not in row.outcomes and refused:
+        row.outcomes[FILE] = Outcome(False, reason=told(refused[0]))
+    if tvm:
+        ask(OURS_TVM, lambda: ours(OURS_TVM))
+    ask(FILE, lambda: one_file(file))
     for name, peer in PEERS.items():
-        module = as_module(subject.make()[0])
-        row.outcomes[name] = attempt(lambda peer=peer, module=module: peer(module, examples[0]), subject.calls, wanted)
-    models: dict[str, tuple[er.Model, list[Callable[[], Any]]]] = {}
+        ask(name, lambda peer=peer: peer(as_module(subject.make()[0]), examples[0]))
+    kept.write()
+
+
+def measure(subject: Subject, kept: Kept, seconds: float, limit: int) -> None:
+    """Latency of those that are right on every call, per path, in turn."""
+    row = kept.row(subject)
+    right = [name for name, outcome in row.outcomes.items() if outcome.right]
+    if row.paths or OURS not in right:
+        return
     keywords = [(tuple(call), {}) for call in subject.calls]
-    for name, backend in ((OURS, "onnxruntime"), *(((OURS_TVM, "tvm"),) if tvm else ())):
-        made: list[Any] = []
-
-        def build(backend: str = backend, made: list[Any] = made) -> Callable[..., Any]:
-            program = ec.compile(*subject.make(), backend=backend, formation="auto")
-            program.save(directory / f"{backend}.elastic")
-            model = er.load(directory / f"{backend}.elastic", allow_native=True, host_ops=program.host_ops)
-            made.extend((program, model))
-            return lambda *args: model(*(array(arg) if isinstance(arg, torch.Tensor) else arg for arg in args))
-
-        row.outcomes[name] = attempt(build, subject.calls, wanted)
-        if row.outcomes[name].text == "yes":
-            program, model = made
+    models = {}
+    for name in BACKENDS:
+        if name in right:
+            model = loaded(subject, kept, name)
             models[name] = model, example_calls(model, keywords)
-            row.size = row.size or f"{len(program.program.blocks)} blocks, {len(program.program.regions)} regions"
-    if OURS not in models:
-        return row
-    with within(LIMIT_S):
-        others, _ = torch_calls(subject.make()[0], keywords, 1)
-    for name in (SCRIPT, ONNX):
-        if row.outcomes[name].text == "yes":
-            with within(LIMIT_S):
-                run = PEERS[name](as_module(subject.make()[0]), examples[0])
-            others[name] = [lambda run=run, call=call: run(*call) for call in subject.calls]
-    if row.outcomes[COMPILED].text != "yes":
-        others.pop(COMPILED, None)
+    target, examples = subject.make()
+    others: dict[str, list[Callable[[], Any]]] = {}
+    with within(10 * limit):
+        if COMPILED in right:
+            others, _ = torch_calls(target, keywords, 1)
+        else:
+            others[EAGER] = [lambda call=call: torch.no_grad()(target)(*call) for call in subject.calls]
+        makers = {name: lambda peer=peer: peer(as_module(subject.make()[0]), examples[0])
+                  for name, peer in PEERS.items() if name not in (COMPILED, "compile(fullgraph)")}
+        makers[FILE] = lambda: one_file(kept.path(subject, "model.onnx"))
+        for name in right:
+            if name in makers:
+                others[name] = [lambda run=run, call=call: run(*call) for run in (makers[name](),)
+                                for call in subject.calls]
     timings = compare(models, others, Settings(warmup_ms=100, duration_s=seconds))
     row.paths = [{name: timing.median_ms for name, timing in each.timings.items()} for each in timings]
-    return row
+    row.spread = max(each.timings[name].spread for each in timings for name in (OURS, EAGER))
+    kept.write()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--keep", type=Path, help="a directory for what is known so far")
     parser.add_argument("--only", nargs="+", help="names of models")
+    parser.add_argument("--untimed", action="store_true", help="do not measure yet")
     parser.add_argument("--seconds", type=float, default=1.0, help="of measuring per path")
     parser.add_argument("--tvm", action="store_true", help="compile with TVM too")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--limit", type=int, default=120, help="seconds for each tool and model")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    rows = []
-    for subject in subjects():
-        if given.only and subject.name not in given.only:
-            continue
-        with tempfile.TemporaryDirectory() as directory:
-            rows.append(study(subject, given.seconds, given.tvm, Path(directory)))
-        print(f"  {subject.name} done", file=sys.stderr, flush=True)
-    report(rows)
-    if given.json:
-        given.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))
+    with tempfile.TemporaryDirectory() as directory:
+        kept = Kept(given.keep or Path(directory))
+        for subject in subjects():
+            if not given.only or subject.name in given.only:
+                study(subject, kept, given.tvm, given.limit)
+                if not given.untimed:
+                    print(f"  {subject.name}: measuring", file=sys.stderr, flush=True)
+                    measure(subject, kept, given.seconds, given.limit)
+        report(list(kept.rows.values()))
 
 
 def report(rows: Sequence[Row]) -> None:
     tools = list(dict.fromkeys(name for row in rows for name in row.outcomes))
-    print("captured, and right on every call (wrong N: another result than eager PyTorch on N calls)\n")
-    print(f"{'model':<24}" + "".join(f"{name:>20}" for name in tools))
+    print("captured, and right on every call (wrong on N of M: another result than eager PyTorch on N of M paths)\n")
+    print(f"{'model':<24}" + "".join(f"{name:>21}" for name in tools))
     for row in rows:
         print(f"{row.name:<24}" + "".join(
-            f"{row.outcomes[name].text if name in row.outcomes else '':>20}" for name in tools))
+            f"{row.outcomes[name].text(row.path_of) if name in row.outcomes else '':>21}" for name in tools))
     print(f"{'right':<24}" + "".join(
-        f"{sum(name in row.outcomes and row.outcomes[name].text == 'yes' for row in rows):>14} of {len(rows):>2}"
+        f"{sum(name in row.outcomes and row.outcomes[name].right for row in rows):>15} of {len(rows):>2}"
         for name in tools))
     for row in rows:
         for name, outcome in row.outcomes.items():
             if outcome.reason and name.startswith("ours"):
                 print(f"    {row.name}, {name}: {outcome.reason}")
     contenders = list(dict.fromkeys(name for row in rows for path in row.paths for name in path))
+    if not contenders:
+        return
     print("\nms per call by path (median; all contenders in turn), and how often ours is faster\n")
-    print(f"{'model':<24}" + "".join(f"{name:>18}" for name in contenders) + f"{'than eager':>12}{'than compile':>14}")
+    print(f"{'model':<24}" + "".join(f"{name:>21}" for name in contenders) + f"{'than eager':>12}{'than compile':>14}")
     for row in rows:
         for number, path in enumerate(row.paths):
             print(f"{row.name if not number else '':<24}" + "".join(
-                f"{path[name]:>18.3f}" if name in path else f"{'':>18}" for name in contenders)
+                f"{path[name]:>21.3f}" if name in path else f"{'':>21}" for name in contenders)
                 + f"{path[EAGER] / path[OURS]:>11.2f}×"
                 + (f"{path[COMPILED] / path[OURS]:>13.2f}×" if COMPILED in path else ""))
-    for than in (EAGER, COMPILED):
-        means = {row.name: geometric(row.faster(OURS, than)) for row in rows if row.faster(OURS, than)}
-        if means:
-            slowest = min(means, key=means.__getitem__)
-            print(f"geometric mean over {len(means)} models, {than}: {geometric(list(means.values())):.2f}×, "
-                  f"least {means[slowest]:.2f}× ({slowest})")
+    for contender in (name for name in contenders if name.startswith("ours")):
+        for than in (EAGER, COMPILED):
+            means = {row.name: geometric(row.faster(contender, than)) for row in rows if row.faster(contender, than)}
+            slowest = min(means, key=means.__getitem__, default=None)
+            if slowest:
+                print(f"{contender}, geometric mean over {len(means)} models, than {than}: "
+                      f"{geometric(list(means.values())):.2f}×, least {means[slowest]:.2f}× ({slowest})")
+    print(f"medians of fifths of a measurement differ by at most {max(row.spread for row in rows):.0%}")
 
 
 if __name__ == "__main__":
