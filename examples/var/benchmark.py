@@ -1,10 +1,12 @@
-"""Latency and cache memory of depth schedules at the size of VAR-d16, 256 x 256 images, eager and compiled.
+"""Latency and memory of depth schedules at the size of VAR-d16, 256 x 256 images, eager and compiled.
 
-    python examples/var/benchmark.py [--threads 1] [--rounds 5] [--depth 16] [--width 1024] [--json report.json]
+    python examples/var/benchmark.py [--threads 1 2] [--rounds 3] [--depth 16] [--width 1024]
 
-In: nothing; weights are random. Out: tables. The family is compiled once (minutes) and kept in `out/`.
+In: nothing; weights are random. Out: tables. The family is compiled once (minutes) and kept in `out/`, beside what was
+measured so far: a run that was stopped goes on where it was.
 Never: measures a contender in another run than the rest: each round runs every schedule in both forms, in an order
-that turns from round to round; ratios are taken within a round.
+that turns from round to round; ratios are taken within a round. Counts no memory twice: each figure is the
+proportional set size of a fresh process in which every subnet has run.
 """
 from __future__ import annotations
 
@@ -13,6 +15,7 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +23,12 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
-from schedules import Timing, cache_peak, compiled, eager_cache_peak, peak_rows, run, run_eager
+from schedules import cache_peak, compiled, eager_cache_peak, peak_rows, run, run_eager
 from transformer import SIZES, VAR, gumbel
 from vqvae import Quantiser
 
 import elastic_runtime as er
+from elastic_runtime.residence import measure
 
 HEADS_OF, CODES, CHANNELS, CLASSES = 64, 4096, 32, 1000
 SWITCH = 6
@@ -36,29 +40,34 @@ if not console.is_terminal:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--depth", type=int, default=16)
     parser.add_argument("--width", type=int, default=1024)
     parser.add_argument("--depths", type=int, nargs="+", default=[8, 4, 2], help="of the scales after the switch")
     parser.add_argument("--output", type=Path, default=Path(__file__).parents[2] / "out")
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
     var = random_var(options.depth, options.width)
     label, noise = torch.tensor([207]), gumbel(1, var.ends[-1], CODES, seed=0)
-    path = bundle(var, [options.depth, *options.depths], label, noise, options.output)
-    model = er.load(path, threads=options.threads)
-    model.rollback = False  # caches go as soon as nothing reads them
+    path, alone = bundles(var, [options.depth, *options.depths], label, noise, options.output)
     schedules = {f"d{depth}": [options.depth] * SWITCH + [depth] * (len(SIZES) - SWITCH)
                  for depth in (options.depth, *options.depths)}
     formula()
-    with torch.no_grad():
-        report = measure(var, model, label, noise, schedules, options.rounds)
-    tables(report, options)
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=1))
-    return 0 if all(row["difference"] <= 1e-3 for row in report.values()) else 1
+    kept = path.with_suffix(".json")
+    report = json.loads(kept.read_text()) if kept.exists() else {}
+    for threads in map(str, options.threads):
+        torch.set_num_threads(int(threads))
+        with torch.no_grad():
+            for so_far in measured(var, path, label, noise, schedules, options.rounds, report.get(threads, {})):
+                report[threads] = so_far
+                kept.write_text(json.dumps(report))
+        tables(report[threads], options, threads)
+    if "memory" not in report:
+        report["memory"] = memory(path, alone)
+        kept.write_text(json.dumps(report))
+    residence(report["memory"])
+    rows = [row for threads in map(str, options.threads) for row in report[threads]["schedules"].values()]
+    return 0 if all(row["difference"] <= 1e-3 for row in rows) else 1
 
 
 def random_var(depth: int, width: int) -> VAR:
@@ -67,40 +76,47 @@ def random_var(depth: int, width: int) -> VAR:
     return VAR(Quantiser(CODES, CHANNELS, SIZES), width, depth, width // HEADS_OF, CLASSES).eval()
 
 
-def bundle(var: VAR, depths: list[int], label: torch.Tensor, noise: torch.Tensor, output: Path) -> Path:
-    """The compiled family, from `output` where an earlier run left it."""
+def bundles(var: VAR, depths: list[int], label: torch.Tensor, noise: torch.Tensor, output: Path) -> tuple[Path, Path]:
+    """The compiled family and its largest subnet alone, from `output` where an earlier run left them."""
     output.mkdir(exist_ok=True)
-    path = output / f"var-{'-'.join(map(str, depths))}-{var.position.shape[-1]}.elastic"
-    if not path.exists():
+    width = var.position.shape[-1]
+    path, alone = (output / f"var-{'-'.join(map(str, each))}-{width}.elastic" for each in (depths, depths[:1]))
+    if not (path.exists() and alone.exists()):
         start = time.perf_counter()
         with Progress(console=console, transient=True) as bars:
             task = bars.add_task("compile", total=None)
             family = compiled(var, depths, label, noise, lambda stage, done, total: bars.update(
                 task, description=stage, completed=done, total=total))
+            family.programs[f"d{depths[0]}"].save(alone)
             family.save(path)
         console.print(f"compiled {len(depths)} depths in {time.perf_counter() - start:.0f} s")
-    return path
+    return path, alone
 
 
-def measure(var: VAR, model: er.Model, label: torch.Tensor, noise: torch.Tensor, schedules: dict[str, list[int]],
-            rounds: int) -> dict[str, dict]:
-    """Per schedule: timings of each round, cache peaks, and how far the two forms are apart."""
+def measured(var: VAR, path: Path, label: torch.Tensor, noise: torch.Tensor, schedules: dict[str, list[int]],
+             rounds: int, report: dict) -> Iterator[dict]:
+    """The report after each round that is still to be run. Per schedule: timings of each round, cache peaks, and how
+    far the two forms are apart; and the time of the whole network's matrix products alone."""
+    if report and len(report["products"]) >= rounds:
+        return
+    model = er.load(path, threads=torch.get_num_threads())
+    model.rollback = False  # caches go as soon as nothing reads them
     arrays = label.numpy(), noise.numpy()
-    report: dict[str, dict] = {}
-    steady: dict[str, list[Timing]] = {name: [] for name in schedules}
+    report = report or {"products": [], "schedules": {}}
     for name, schedule in schedules.items():
         with eager_cache_peak(var) as eager:
             expected, _ = run_eager(var, label, noise, schedule)
         with cache_peak() as bundled:
             given, _ = run(model, *arrays, schedule)
-        report[name] = {"eager": [], "bundle": [], "switch_us": [], "after_switch": [], "unswitched": [],
-                        "eager_cache": eager[0], "bundle_cache": bundled[0],
-                        "difference": float(np.abs(expected.numpy() - given).max())}
+        row = report["schedules"].setdefault(
+            name, {"eager": [], "bundle": [], "switch_us": [], "after_switch": [], "unswitched": []})
+        row |= {"eager_cache": eager[0], "bundle_cache": bundled[0],
+                "difference": float(np.abs(expected.numpy() - given).max())}
     with Progress(console=console, transient=True) as bars:
-        for number in bars.track(range(rounds), description="measure"):
+        for number in bars.track(range(len(report["products"]), rounds), description="measure"):
             names = list(schedules)
             for name in names[number % len(names):] + names[: number % len(names)]:
-                row = report[name]
+                row = report["schedules"][name]
                 row["eager"].append(run_eager(var, label, noise, schedules[name])[1].total)
                 _, timing = run(model, *arrays, schedules[name])
                 row["bundle"].append(timing.total)
@@ -108,10 +124,47 @@ def measure(var: VAR, model: er.Model, label: torch.Tensor, noise: torch.Tensor,
                 row["after_switch"].append(timing.scales[SWITCH])
                 depth = schedules[name][-1]
                 model.switch(f"d{depth}")
-                _, alone = run(model, *arrays, [depth] * len(SIZES))
-                steady[name].append(alone)
-                row["unswitched"].append(alone.scales[SWITCH])
-    return report
+                _, unswitched = run(model, *arrays, [depth] * len(SIZES))
+                row["unswitched"].append(unswitched.scales[SWITCH])
+            report["products"].append(products(var))
+            yield report
+
+
+def products(var: VAR) -> float:
+    """Seconds that PyTorch takes for the matrix products of one image at full depth, those of the conditioning left
+    out: what no form in this precision can save."""
+    layers = [each for block in var.blocks for each in (
+        block.attention.query, block.attention.key, block.attention.value, block.attention.out,
+        block.feed_forward[0], block.feed_forward[2])]
+    seconds = 0.0
+    for size in SIZES:
+        rows = {width: torch.randn(2 * size * size, width) for width in {each.in_features for each in layers}}
+        start = time.perf_counter()
+        for each in (*layers, var.head.linear):
+            each(rows[each.in_features])
+        seconds += time.perf_counter() - start
+    return seconds
+
+
+def memory(path: Path, alone: Path) -> dict[str, dict[str, float]]:
+    """MiB of the family and of its largest subnet alone: in memory, after all have run, and on disk."""
+    def of(bundle: Path) -> dict[str, float]:
+        found = measure(bundle)
+        return {"run": found.run, "models": found.models,
+                "disk": sum(file.stat().st_size for file in bundle.iterdir()) / 2**20}
+
+    return {"largest alone": of(alone), "family": of(path)}
+
+
+def residence(found: dict[str, dict[str, float]]) -> None:
+    table = Table(title="memory after every subnet has run, and disk, MiB", title_justify="left")
+    for name in ("", "PSS", "x", "of the models", "x", "disk", "x"):
+        table.add_column(name, justify="right" if name else "left")
+    first = next(iter(found.values()))
+    for name, row in found.items():
+        table.add_row(name, *(text for key in ("run", "models", "disk")
+                              for text in (f"{row[key]:.1f}", f"{row[key] / first[key]:.3f}")))
+    console.print(table)
 
 
 def formula() -> None:
@@ -127,15 +180,16 @@ def formula() -> None:
     console.print(table)
 
 
-def tables(report: dict[str, dict], options: argparse.Namespace) -> None:
-    whole = next(iter(report.values()))["eager_cache"]
-    title = (f"one image, {options.depth} layers of width {options.width}, {options.threads} thread(s), "
-             f"{options.rounds} interleaved rounds; transformer and sampling, without the decoder")
+def tables(report: dict, options: argparse.Namespace, threads: str) -> None:
+    rows = report["schedules"]
+    whole = next(iter(rows.values()))
+    title = (f"one image, {options.depth} layers of width {options.width}, {threads} thread(s), "
+             f"{len(report['products'])} interleaved rounds; transformer and sampling, without the decoder")
     table = Table(title=title, title_justify="left")
     for name in ("schedule", "eager s", "bundle s", "eager / bundle\nmedian (min-max)", "cache MiB\neager",
                  "cache MiB\nbundle", "of full\nnetwork's", "by\nformula", "largest\ndifference"):
         table.add_column(name, justify="left" if name == "schedule" else "right")
-    for name, row in report.items():
+    for name, row in rows.items():
         ratios = [eager / own for eager, own in zip(row["eager"], row["bundle"], strict=True)]
         schedule = [options.depth] * SWITCH + [int(name[1:])] * (len(SIZES) - SWITCH)
         share = peak_rows(options.depth, SIZES, schedule) / (options.depth * sum(size * size for size in SIZES))
@@ -143,12 +197,16 @@ def tables(report: dict[str, dict], options: argparse.Namespace) -> None:
             name, f"{statistics.median(row['eager']):.3f}", f"{statistics.median(row['bundle']):.3f}",
             f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})",
             f"{row['eager_cache'] / 2**20:.1f}", f"{row['bundle_cache'] / 2**20:.1f}",
-            f"{row['bundle_cache'] / whole:.1%}", f"{share:.1%}", f"{row['difference']:.1e}")
+            f"{row['bundle_cache'] / whole['eager_cache']:.1%}", f"{share:.1%}", f"{row['difference']:.1e}")
     console.print(table)
+    least = [eager / bare for eager, bare in zip(whole["eager"], report["products"], strict=True)]
+    console.print(f"The matrix products of the whole network alone take PyTorch "
+                  f"{statistics.median(report['products']):.3f} s: eager takes {statistics.median(least):.2f} "
+                  f"({min(least):.2f}-{max(least):.2f}) times as long.\n")
     switches = Table(title="the switch between two scales", title_justify="left")
     for name in ("to", "switch µs", "scale after it ms", "same scale of an image\nthat never switched ms"):
         switches.add_column(name, justify="left" if name == "to" else "right")
-    for name, row in report.items():
+    for name, row in rows.items():
         if row["switch_us"] and int(name[1:]) < options.depth:
             switches.add_row(name, f"{statistics.median(row['switch_us']):.1f}",
                              f"{statistics.median(row['after_switch']) * 1e3:.1f}",

@@ -58,8 +58,7 @@ def _run_all(model: Model) -> None:
     for name in model.subnets:
         model.reset()
         model.switch(name)
-        for entry, inputs in model.reference_inputs():
-            model.reset()
+        for entry, inputs in model.reference_inputs():  # in order, since a call may need what those before it left
             model.call_flat(entry, inputs)
 
 
