@@ -49,7 +49,7 @@ def main() -> int:
     options = parser.parse_args()
     var = random_var(options.depth, options.width)
     label, noise = torch.tensor([207]), gumbel(1, var.ends[-1], CODES, seed=0)
-    path, alone = bundles(var, [options.depth, *options.depths], label, noise, options.output)
+    path = bundle(var, [options.depth, *options.depths], label, noise, options.output)
     schedules = {f"d{depth}": [options.depth] * SWITCH + [depth] * (len(SIZES) - SWITCH)
                  for depth in (options.depth, *options.depths)}
     formula()
@@ -63,7 +63,7 @@ def main() -> int:
                 kept.write_text(json.dumps(report))
         tables(report[threads], options, threads)
     if "memory" not in report:
-        report["memory"] = memory(path, alone)
+        report["memory"] = memory(path, f"d{options.depth}")
         kept.write_text(json.dumps(report))
     residence(report["memory"])
     rows = [row for threads in map(str, options.threads) for row in report[threads]["schedules"].values()]
@@ -76,21 +76,19 @@ def random_var(depth: int, width: int) -> VAR:
     return VAR(Quantiser(CODES, CHANNELS, SIZES), width, depth, width // HEADS_OF, CLASSES).eval()
 
 
-def bundles(var: VAR, depths: list[int], label: torch.Tensor, noise: torch.Tensor, output: Path) -> tuple[Path, Path]:
-    """The compiled family and its largest subnet alone, from `output` where an earlier run left them."""
+def bundle(var: VAR, depths: list[int], label: torch.Tensor, noise: torch.Tensor, output: Path) -> Path:
+    """The compiled family, from `output` where an earlier run left it."""
     output.mkdir(exist_ok=True)
-    width = var.position.shape[-1]
-    path, alone = (output / f"var-{'-'.join(map(str, each))}-{width}.elastic" for each in (depths, depths[:1]))
-    if not (path.exists() and alone.exists()):
+    path = output / f"var-{'-'.join(map(str, depths))}-{var.position.shape[-1]}.elastic"
+    if not path.exists():
         start = time.perf_counter()
         with Progress(console=console, transient=True) as bars:
             task = bars.add_task("compile", total=None)
             family = compiled(var, depths, label, noise, lambda stage, done, total: bars.update(
                 task, description=stage, completed=done, total=total))
-            family.programs[f"d{depths[0]}"].save(alone)
             family.save(path)
         console.print(f"compiled {len(depths)} depths in {time.perf_counter() - start:.0f} s")
-    return path, alone
+    return path
 
 
 def measured(var: VAR, path: Path, label: torch.Tensor, noise: torch.Tensor, schedules: dict[str, list[int]],
@@ -146,14 +144,25 @@ def products(var: VAR) -> float:
     return seconds
 
 
-def memory(path: Path, alone: Path) -> dict[str, dict[str, float]]:
-    """MiB of the family and of its largest subnet alone: in memory, after all have run, and on disk."""
-    def of(bundle: Path) -> dict[str, float]:
-        found = measure(bundle)
-        return {"run": found.run, "models": found.models,
-                "disk": sum(file.stat().st_size for file in bundle.iterdir()) / 2**20}
-
-    return {"largest alone": of(alone), "family": of(path)}
+def memory(path: Path, largest: str) -> dict[str, dict[str, float]]:
+    """MiB of the family and of its largest subnet alone: in memory, after all have run, and on disk (alone: what of the
+    bundle that subnet needs)."""
+    size = {file.name: file.stat().st_size for file in path.iterdir()}
+    programs = {name: json.loads((path / name).read_text()) for name in size if name.startswith("program.")}
+    files = {name: {file for region in program["regions"] for file in region["files"].values()}
+             for name, program in programs.items()}
+    mine = f"program.{largest}.json"
+    others = set().union(*(each for name, each in files.items() if name != mine)) - files[mine]
+    others |= {name for name in size if name.startswith(("program.", "reference.")) and name.endswith(".json")}
+    others -= {mine, f"reference.{largest}.json"}
+    sharing = json.loads((path / "sharing.json").read_text())
+    more = sum(size[name] for name in others) + sharing["stored"] - sharing["alone"][largest]
+    report = {}
+    for name, subnets, disk in (("largest alone", [largest], sum(size.values()) - more),
+                                ("family", None, sum(size.values()))):
+        found = measure(path, [subnets])
+        report[name] = {"run": found.run, "models": found.models, "disk": disk / 2**20}
+    return report
 
 
 def residence(found: dict[str, dict[str, float]]) -> None:
