@@ -55,10 +55,15 @@ class Liveness:
                     changed = True
         for segment in self.order:
             joined = segment.join
-            if joined is None or self.graph.in_degree(segment) < 2:
+            if joined is None or self.only_follows(segment):
                 continue
             if not self.live_in[segment] <= set(joined.values):
                 self.unaccounted.add(joined.position)
+
+    def only_follows(self, segment: Segment) -> bool:
+        """Whether the one way into a segment is the path on which it was found. Another entry may reach it by one other
+        way only, from a segment that has not computed what its parent has."""
+        return list(self.graph.predecessors(segment)) == [segment.parent]
 
     def defined(self, segment: Segment) -> set[int]:
         """Values that the segment's events define."""
@@ -143,7 +148,7 @@ class Liveness:
                         for axis, size in enumerate(described.fake.shape):
                             if as_expr(size) == symbol:
                                 return ("dim", value, axis)
-                if self.graph.in_degree(node) > 1:
+                if not self.only_follows(node):
                     return original
             node = node.parent
         return original

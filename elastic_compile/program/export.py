@@ -44,8 +44,7 @@ class GenericSizes(ShapeEnv):
         if fallback_value is None and free_unbacked_symbols(expr):
             known = self._maybe_evaluate_static(expr)
             if known is None:
-                generic = {s: sympy.prime(2000 + int(str(s).lstrip("zuf"))) for s in expr.free_symbols}
-                known = expr.xreplace(generic)
+                known = expr.xreplace(_generic_sizes(expr))
             return sym_node.pytype(known)
         return super().evaluate_sym_node(sym_node, size_oblivious, fallback_value)
 
@@ -82,9 +81,8 @@ def export(program: Program, graph: Graph, name: str) -> ExportedProgram:
         old = program.fakes[value]
         with mode:
             node.meta["val"] = torch.empty_strided(
-                tuple(map(size, old.shape)), tuple(map(size, old.stride())), dtype=old.dtype
-            ) if not any(as_expr(s) is not None for s in old.shape) else torch.empty(
-                tuple(map(size, old.shape)), dtype=old.dtype)
+                tuple(old.shape), tuple(old.stride()), dtype=old.dtype
+            ) if not any(as_expr(s) is not None for s in old.shape) else _empty_like(old, size)
         inputs.append(InputSpec(InputKind.USER_INPUT, TensorArgument(node.name), None))
         nodes[value] = node
     env.pending_fresh_unbacked_symbols.clear()
@@ -157,7 +155,8 @@ def export(program: Program, graph: Graph, name: str) -> ExportedProgram:
 
 
 #: Values between regions are contiguous, whatever the program's own tensors were: a view of one may need a copy.
-WHATEVER_THE_LAYOUT = {torch.ops.aten.view.default: torch.ops.aten.reshape.default}
+WHATEVER_THE_LAYOUT = dict.fromkeys(
+    (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default), torch.ops.aten.reshape.default)
 
 
 def run_eager(
@@ -194,6 +193,28 @@ def run_eager(
                 if value is not None:
                     values[value] = data
     return [values[value] for value in graph.outputs]
+
+
+def _empty_like(old: torch.Tensor, size: Callable[[Any], Any]) -> torch.Tensor:
+    """A tensor whose sizes are `size` of the old ones, with its dimensions in the old one's order in memory, on which
+    depends whether a view can be taken."""
+    strides = [_generic(stride) for stride in old.stride()]
+    order = sorted(range(old.dim()), key=lambda dim: -strides[dim])
+    made = torch.empty([size(old.shape[dim]) for dim in order], dtype=old.dtype)
+    return made.permute([order.index(dim) for dim in range(old.dim())])
+
+
+def _generic(number: Any) -> int:
+    """A number as it is for large sizes that equal no other."""
+    expr = as_expr(number)
+    if expr is None:
+        return number
+    return int(expr.xreplace(_generic_sizes(expr)))
+
+
+def _generic_sizes(expr: sympy.Basic) -> dict[sympy.Symbol, int]:
+    """For each symbol of an expression a large size that no other has."""
+    return {s: sympy.prime(2000 + int(str(s).lstrip("zuf"))) for s in expr.free_symbols}
 
 
 def as_expr(value: Any) -> sympy.Basic | None:

@@ -14,6 +14,7 @@ import operator
 import types
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import torch
@@ -76,6 +77,7 @@ def run_forced(
     hooks = Forced(outcomes, branches)
     plain((tuple(args), kwargs), hooks.follow)
     error = None
+    _running.append(hooks)
     try:
         with torch.no_grad(), Watch(hooks):
             result = plain(hooks.call(None, target, *args, **kwargs), hooks.settled)
@@ -83,15 +85,26 @@ def run_forced(
         return None
     except Exception as caught:
         error, result = caught, Raised(type(caught).__name__)
+    finally:
+        _running.pop()
     return Run(result, tuple(hooks.tests), error)
 
 
 # ------------------------------------------------------------------------------- numbers from data
 class Data:
-    """A Python number that data decided: `key` says how, so that equal conditions are recognised."""
+    """A Python number that data decided: `key` says how, so that equal conditions are recognised. It may outlive its run
+    in the state of a module; the run that asks for its truth decides."""
 
     key: Any
-    owner: Any
+
+
+_running: list[Forced] = []
+_runs = count()
+
+
+def decide(natural: bool, key: Any) -> bool:
+    """How the run that asks decides a condition on numbers from data."""
+    return _running[-1].decide(natural, key) if _running else natural
 
 
 class DataInt(Data, int):
@@ -109,7 +122,7 @@ class DataBool(Data):
         self.value = value
 
     def __bool__(self) -> bool:
-        return self.owner.decide(self.value, self.key)
+        return decide(self.value, self.key)
 
     def __and__(self, other: Any) -> bool:
         return bool(self) & bool(other)
@@ -133,10 +146,10 @@ class DataBool(Data):
 
 
 
-def data_number(value: int | float, key: Any, owner: Any = None) -> Any:
+def data_number(value: int | float, key: Any) -> Any:
     """`value` as a number that data decided."""
     number = (DataFloat if isinstance(value, float) else DataInt)(value)
-    number.key, number.owner = key, owner
+    number.key = key
     return number
 
 
@@ -156,7 +169,7 @@ def _arithmetic(name: str, reflected: bool) -> Callable[[Any, Any], Any]:
             return NotImplemented
         left, right = (other, self) if reflected else (self, other)
         value = getattr(operator, name)(_bare(left), _bare(right))
-        return data_number(value, (name, _key(left), _key(right)), self.owner)
+        return data_number(value, (name, _key(left), _key(right)))
 
     return method
 
@@ -172,14 +185,14 @@ def _comparison(name: str) -> Callable[[Any, Any], Any]:
             return NotImplemented
         left, right = (other, self) if swap else (self, other)
         outcome = DataBool(getattr(operator, name)(_bare(self), _bare(other)))
-        outcome.key, outcome.owner = ("not" if negate else "is", (base, _key(left), _key(right))), self.owner
+        outcome.key = ("not" if negate else "is", (base, _key(left), _key(right)))
         return outcome
 
     return method
 
 
 def _unary(name: str) -> Callable[[Any], Any]:
-    return lambda self: data_number(getattr(operator, name)(_bare(self)), (name, self.key), self.owner)
+    return lambda self: data_number(getattr(operator, name)(_bare(self)), (name, self.key))
 
 
 def _as_integer(name: str) -> Callable[[Any, Any], Any]:
@@ -198,7 +211,7 @@ for _kind in (DataInt, DataFloat):
     for _name in ("neg", "pos", "abs"):
         setattr(_kind, f"__{_name}__", _unary(_name))
     _kind.__hash__ = int.__hash__ if _kind is DataInt else float.__hash__  # type: ignore[method-assign]
-    _kind.__bool__ = lambda self: self.owner.decide(_bare(self) != 0, ("not", ("eq", self.key, ("int", 0))))
+    _kind.__bool__ = lambda self: decide(_bare(self) != 0, ("not", ("eq", self.key, ("int", 0))))
 
 
 # ------------------------------------------------------------------------------------ the hooks
@@ -218,6 +231,7 @@ class Forced(Hooks):
         self.quiet = 0
         self.codes: set[types.CodeType] = set()
         self.bound: dict[Any, Any] = {}
+        self.number_of_run = next(_runs)
 
     # -- decisions
     def record(self, natural: int, taken: int, kind: str) -> Any:
@@ -363,7 +377,7 @@ class Forced(Hooks):
             result = fn(*bare[0], **bare[1])
             if isinstance(result, (int, float)) and not isinstance(result, bool):
                 keys = tuple(map(_key, _leaves((args, kwargs))))
-                return data_number(result, (fn.__name__, keys), self)
+                return data_number(result, (fn.__name__, keys))
             return result
         self.inside += 1
         try:
@@ -386,7 +400,7 @@ class Forced(Hooks):
         if isinstance(value, DataBool):
             return kind(bool(value))
         bare = _bare(value)
-        return value if type(bare) is kind else data_number(kind(bare), (kind.__name__, value.key), self)
+        return value if type(bare) is kind else data_number(kind(bare), (kind.__name__, value.key))
 
     def number(self, tensor: torch.Tensor) -> Any:
         """`tensor.item()`."""
@@ -400,7 +414,7 @@ class Forced(Hooks):
         if isinstance(value, complex):
             return value
         self.kept.append(tensor)
-        return data_number(value, ("item", id(tensor), tensor._version), self)
+        return data_number(value, ("item", self.number_of_run, id(tensor), tensor._version))
 
     def numbers(self, tensor: torch.Tensor) -> Any:
         """`tensor.tolist()`."""
@@ -444,8 +458,6 @@ class Forced(Hooks):
         """Count an argument among the data."""
         if isinstance(leaf, torch.Tensor):
             self.mark(leaf)
-        elif isinstance(leaf, Data):
-            leaf.owner = self
 
     def settled(self, leaf: Any) -> Any:
         """A leaf of the result as the runtime would give it; what is still undecided is decided here."""

@@ -25,13 +25,19 @@ from tests.constructs.compare import Raised, difference
 from tests.constructs.eager_forced import Run, data_number, run_forced
 
 Edge = tuple[int, int]
+#: How many blocks a search for an alignment may run: at first, and where that was not enough.
 MAX_BLOCKS = 4000
+MANY_BLOCKS = 100_000
 LONGEST = 200
 LONG_FORCE = 40
 
 
 class Disagreement(AssertionError):
     """The compiled program does something else than the user's program with the same outcomes of its tests."""
+
+
+class Undecided(Disagreement):
+    """So many ways to match the branches with the tests that not all were tried."""
 
 
 @dataclass
@@ -170,11 +176,14 @@ class Oracle:
                 return
             try:
                 walk = self.align(call, run, state)
-            except Disagreement:
+            except Disagreement as first:
                 without = self.without_effect(session, at, run) if number == at else frozenset()
-                if not without:
+                if not without and not isinstance(first, Undecided):
                     raise
-                walk = self.align(call, run, state, without)
+                try:
+                    walk = self.align(call, run, state, without)
+                except Undecided:
+                    walk = self.align(call, run, state, without, MANY_BLOCKS)
             yield run, walk
             if walk.state is None:
                 return
@@ -214,10 +223,12 @@ class Oracle:
             for name, kind in zip(self.program.initial, kinds)))
 
     def align(
-        self, call: Arguments, run: Run, state: State, without_effect: frozenset[int] = frozenset()
+        self, call: Arguments, run: Run, state: State, without_effect: frozenset[int] = frozenset(),
+        budget: int = MAX_BLOCKS,
     ) -> Walk:
-        """Run the compiled blocks along the path of `run`. Raises Disagreement when no alignment gives its result."""
-        search = Search(self.program, self.model, run, without_effect)
+        """Run the compiled blocks along the path of `run`. Raises Disagreement when no alignment gives its result, and
+        Undecided when none of those tried does."""
+        search = Search(self.program, self.model, run, without_effect, budget)
         entry = self.program.entries[self.program.modes[state.mode].entries[call.entry]]
         for walk in search.walks(entry.block, (*call.flat(), *state.values)):
             wrong = "" if walk.failed and run.error is not None else difference(walk.result, run.result)
@@ -225,7 +236,8 @@ class Oracle:
                 return walk
             search.complain(wrong)
         path = [(f"{test.file.rpartition('/')[2]}:{test.line}", test.taken, test.kind) for test in run.tests]
-        raise Disagreement(f"{search.complaint}\nalong the tests {path}")
+        kind = Disagreement if search.budget > 0 else Undecided
+        raise kind(f"{search.complaint}\nalong the tests {path}")
 
 
 @dataclass(frozen=True)
@@ -274,13 +286,14 @@ class Search:
     """Depth-first over the ways to match branches with tests; the first way is nearly always the right one."""
 
     def __init__(
-        self, program: schema.Program, model: er.Model, run: Run, without_effect: frozenset[int]
+        self, program: schema.Program, model: er.Model, run: Run, without_effect: frozenset[int], budget: int
     ) -> None:
         self.without_effect = without_effect
         self.program = program
         self.model = model
         self.tests = run.tests
-        self.budget = MAX_BLOCKS
+        self.budget = budget
+        self.ran: dict[Any, Any] = {}
         self.complaint = "the compiled program asks for no such tests"
         self.complaints = 0
 
@@ -293,6 +306,16 @@ class Search:
         """Whether the compiled program may do without a branch for test `i`."""
         test = self.tests[i]
         return test.kind != "free" or test.taken == test.natural or i in self.without_effect
+
+    def run(self, here: Stand) -> Any:
+        """What the block of a stand does on its arguments, or the error that it ends with."""
+        key = here.block, here.key()[2]
+        if key not in self.ran:
+            try:
+                self.ran[key] = self.model.run_block(here.block, here.args)
+            except er.ElasticRuntimeError as error:
+                self.ran[key] = error
+        return self.ran[key]
 
     def walks(self, block: int, args: tuple[Any, ...]) -> Iterator[Walk]:
         """Every way to match the branches from `block` on with the tests."""
@@ -309,11 +332,10 @@ class Search:
                 self.complain(f"the compiled program runs on for {here.length} blocks")
                 continue
             end = self.program.blocks[here.block].terminator
-            try:
-                ran = self.model.run_block(here.block, here.args)
-            except er.ElasticRuntimeError as error:
+            ran = self.run(here)
+            if isinstance(ran, er.ElasticRuntimeError):
                 if all(map(self.optional, range(here.position, len(self.tests)))):
-                    yield here.walk(Raised(f"{type(error).__name__}: {error}"), failed=True)
+                    yield here.walk(Raised(f"{type(ran).__name__}: {ran}"), failed=True)
                 continue
             if isinstance(end, (schema.Return, schema.Raise)):
                 if all(map(self.optional, range(here.position, len(self.tests)))):
@@ -338,7 +360,7 @@ class Search:
 
     def matches(self, branch: schema.Branch, natural: bool, position: int) -> Iterator[tuple[int | None, bool]]:
         """(test, outcome) that the branch may stand for, likeliest first; test None: it stands for none, and follows
-        its condition, which is a number that the host computes."""
+        its condition, which is a number that the host computes. That is likelier than a test of another line."""
         source = self.program.sources[branch.source] if branch.source >= 0 else None
         place = (source.file, source.line) if source is not None else None
         counted = isinstance(self.program.values[branch.cond], schema.ScalarType)
@@ -351,11 +373,14 @@ class Search:
                 candidates.append(((test.file, test.line) != place, rank, i))
             if not self.optional(i):
                 break
+        if counted:
+            candidates.append((True, False, -1))
         for _, _, i in sorted(candidates):
             test = self.tests[i]
-            yield i, (test.taken if test.kind in ("free", "known") else natural)
-        if counted:
-            yield None, natural
+            if i < 0:
+                yield None, natural
+            else:
+                yield i, (test.taken if test.kind in ("free", "known") else natural)
 
 
 def arguments(target: Any, calls: Sequence[Any]) -> list[Arguments]:

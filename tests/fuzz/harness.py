@@ -49,8 +49,8 @@ _numbers = count()
 class Outcome:
     """What came of a program. `kind`: "equal", "refused", "wrong", "borderline" (no call was left to compare), "slow"
     (given up), "broken" (it fails in PyTorch by itself), "unaligned" (equal on all calls; a forced path could not be
-    followed on both sides). `code`: the refusal's, or which form went wrong: "rewritten", "compiled", "forced", or an
-    error's name. `detail`: the difference, or the end of the traceback."""
+    followed on both sides; "undecided": there were too many ways to do so). `code`: the refusal's, or which form went
+    wrong: "rewritten", "compiled", "forced", or an error's name. `detail`: the difference, or the end of the traceback."""
 
     kind: str
     code: str = ""
@@ -221,6 +221,8 @@ def _check(module: types.ModuleType, onnxruntime: bool, forced: bool, poison: bo
             if error.code in DEFECTS:
                 return Outcome("wrong", error.code, str(error) + "\n" + last_lines(error))
             return Outcome("refused", error.code, str(error))
+        except oracle.Undecided as error:
+            return Outcome("unaligned", "undecided", str(error))
         except oracle.Disagreement as error:
             if str(error).startswith("the compiled program "):
                 return Outcome("unaligned", detail=str(error))
@@ -240,8 +242,8 @@ class Forced(oracle.Oracle):
         found = []
         for k, i in enumerate(places):
             if run.tests[i].taken != run.tests[i].natural:
-                others = [self.last_run(session[: at + 1], (*taken[:k], not taken[k], *rest))
-                          for rest in ((), taken[k + 1:], taken[k + 2:])]
+                others = [self.last_run(session[: at + 1], (*taken[:k], not taken[k], *rest)) for rest in (
+                    (), taken[k + 1:], taken[k + 2:], (False, *taken[k + 1:]), (True, *taken[k + 1:]))]
                 if any(other is not None and not difference(other.result, run.result) for other in others):
                     found.append(i)
         return frozenset(found)

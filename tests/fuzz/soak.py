@@ -1,12 +1,14 @@
 """Runs many random programs: `python -m tests.fuzz.soak --programs 20000 --seed 1 --log soak.jsonl`.
 
-In: a number of programs and a seed. Out: a log with one line of JSON per program, the counts on the terminal, and each
+In: a number of programs and a seed; `--first` for a later range, so that several processes share the work, each with
+its log. Out: a log with one line of JSON per program, the counts on the terminal, and each
 failing program as a file beside the log. Interrupted and called again, it goes on where the log ends.
 Never: runs a program twice, or counts one whose line is not in the log.
 """
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import random
@@ -23,6 +25,8 @@ from tests.fuzz.generator import write
 PROGRESS = 100
 #: A process runs so many programs; PyTorch keeps something of each.
 PER_PROCESS = 500
+#: What one program may take of the processor.
+SECONDS = 12.0
 
 
 def source_of(seed: int, number: int) -> str:
@@ -51,8 +55,8 @@ def summary(counts: Counter[str]) -> str:
     return ", ".join(f"{label}: {n}" for label, n in counts.most_common())
 
 
-def soak(programs: int, seed: int, log: Path, onnxruntime_every: int) -> tuple[Counter[str], bool]:
-    """Run what the log does not have yet, as much as one process may: one in which a program was stopped is not used
+def soak(numbers: range, seed: int, log: Path, onnxruntime_every: int) -> tuple[Counter[str], bool]:
+    """Run those of the programs that the log does not have yet, as much as one process may: one in which a program was stopped is not used
     again, for the stop can leave PyTorch's modes on. Returns the counts by outcome, those in the log included, and
     whether everything has run."""
     done = finished(log)
@@ -60,10 +64,10 @@ def soak(programs: int, seed: int, log: Path, onnxruntime_every: int) -> tuple[C
     folder = log.with_name(f"{log.stem}_failures")
     began, ran = time.monotonic(), 0
     with log.open("a") as file:
-        for number in (n for n in range(programs) if n not in done):
+        for number in (n for n in numbers if n not in done):
             source = source_of(seed, number)
             start = time.monotonic()
-            outcome = harness.check(source, poison=True, onnxruntime=number % onnxruntime_every == 0, seconds=20.0)
+            outcome = harness.check(source, poison=True, onnxruntime=number % onnxruntime_every == 0, seconds=SECONDS)
             line = {"program": number, "outcome": outcome.label, "seconds": round(time.monotonic() - start, 3)}
             if outcome.kind not in ("equal", "borderline"):
                 line["detail"] = outcome.detail.split("\n  reason:")[0][:400]
@@ -76,25 +80,29 @@ def soak(programs: int, seed: int, log: Path, onnxruntime_every: int) -> tuple[C
                 print(f"program {number}: {outcome.label}: {outcome.detail.splitlines()[0] if outcome.detail else ''}")
             if ran % PROGRESS == 0:
                 pace = (time.monotonic() - began) / ran
-                left = (programs - len(done) - ran) * pace / 60
-                print(f"{len(done) + ran} of {programs}, {pace:.2f} s each, {left:.0f} min left: {summary(counts)}",
+                left = (len(numbers) - len(done) - ran) * pace / 60
+                print(f"{len(done) + ran} of {len(numbers)}, {pace:.2f} s each, {left:.0f} min left: {summary(counts)}",
                       flush=True)
             if outcome.kind == "slow" or ran == PER_PROCESS:
-                return counts, len(done) + ran == programs
+                return counts, len(done) + ran == len(numbers)
     return counts, True
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Compile random programs and compare them with eager PyTorch.")
     parser.add_argument("--programs", type=int, default=20_000)
+    parser.add_argument("--first", type=int, default=0, metavar="N", help="begin with program N (default: 0)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--log", type=Path, required=True)
     parser.add_argument("--onnxruntime-every", type=int, default=40, metavar="N",
                         help="run every N-th program with ONNX Runtime (default: 40)")
     given = parser.parse_args()
     torch.set_num_threads(1)
+    gc.collect()
+    gc.freeze()
     try:
-        counts, finished_all = soak(given.programs, given.seed, given.log, given.onnxruntime_every)
+        counts, finished_all = soak(
+            range(given.first, given.first + given.programs), given.seed, given.log, given.onnxruntime_every)
     except KeyboardInterrupt:
         print(f"interrupted; the same command goes on from {given.log}")
         return 130

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
 from tests.fuzz import faults, harness
+from tests.fuzz.found import FOUND
 from tests.fuzz.generator import programs, write
 
 PROGRAMS = 300
@@ -34,6 +35,12 @@ def test_random_programs_are_equal_in_all_their_forms():
     assert outcomes.total() >= PROGRAMS
     assert outcomes["equal"] > 0.6 * PROGRAMS, outcomes
     assert outcomes["refused"] < 0.05 * PROGRAMS, outcomes
+
+
+@pytest.mark.parametrize("found", FOUND)
+def test_programs_that_were_wrong_once(found):
+    outcome = harness.check(FOUND[found], poison=True)
+    assert outcome.kind == "equal", outcome
 
 
 def found(fault: str) -> bool:

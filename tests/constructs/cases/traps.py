@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests.constructs.registry import case
+from tests.constructs.registry import case, normal
 
 
 def f(*values: float) -> torch.Tensor:
@@ -811,3 +811,37 @@ def statistics_of_the_batch(x):
     mean, variance = torch.zeros(1), torch.ones(1)
     y = F.batch_norm(x.reshape(3, 1), mean, variance, training=True)
     return y, mean, variance
+
+
+@trap(normal(0, 2, 4), normal(1, 2, 4), sequence=True)
+class ReachedFromTheSecondModeOnly(nn.Module):
+    """The second call enters the loop by one way, and not by that on which the loop was found."""
+
+    def forward(self, x):
+        h = torch.tanh(x)
+        n = 0
+        while n < 3 and h[1, 1]:
+            n += 1
+            h = h.reshape(4, 2)
+            h[h > 0.8] = 0.65
+            self.flag = True
+        return h.sum()
+
+
+@trap(normal(0, 2, 4), normal(1, 2, 4, mean=1.0), normal(2, 2, 4, mean=-1.0))
+def transposed_between_decisions(x):
+    h = x
+    for _ in range(3):
+        h = torch.tanh(h).reshape(4, 2).t()
+        if h.sum(0).argmax():
+            h.add_(0.2)
+    return h
+
+
+@trap(normal(0, 6, 4), normal(1, 6, 4, mean=1.0), normal(2, 6, 4, mean=-1.0))
+def chosen_rows_transposed_between_decisions(x):
+    h = torch.tanh(x[x.sum(1) > 0].t())
+    if h.sum() > 1:
+        h = torch.sigmoid(h)
+    h.add_(0.5)
+    return h.t().view(-1)

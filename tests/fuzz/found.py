@@ -1,0 +1,75 @@
+"""Programs that random search found to go wrong once, made small.
+
+In: nothing. Out: `FOUND`, sources as the generator writes them, by what was wrong.
+Never: holds a program that still goes wrong.
+"""
+from __future__ import annotations
+
+_BEGIN = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+"""
+_END = """
+def make():
+    torch.manual_seed(1)
+    net = Net()
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.mul_(2.0)
+    return net.eval()
+
+def calls():
+    drawn = torch.Generator().manual_seed(1)
+    made = []
+    for i in range(8):
+        x = torch.randn(2, 4, generator=drawn) * (0.3, 1.0, 3.0)[i % 3] + (0.0, 0.5, -0.5, 0.0)[i % 4]
+        made.append((x,))
+    return made
+"""
+
+
+def _program(forward: str, stateful: bool = False) -> str:
+    body = "".join(f"    {line}\n" for line in forward.strip().splitlines())
+    return f"{_BEGIN}\n{body}{_END}\nSTATEFUL = {stateful}\n"
+
+
+FOUND = {
+    "a join that another mode reaches by one way only": _program("""
+def forward(self, x):
+    h = torch.tanh(x)
+    n = 0
+    while n < 3 and h[1, 1]:
+        n += 1
+        h = h.reshape(4, 2)
+        h[h > 0.8421] = 0.6501
+        self.flag = True
+""", stateful=True),
+    "a view of what was not contiguous before it left its region": _program("""
+def forward(self, x):
+    h = x
+    for i in range(4):
+        h = torch.tanh(h).reshape(4, 2).t()
+        if h.sum(0).argmax():
+            h.add_(0.1779)
+    return h
+"""),
+    "a number of the call before decides": _program("""
+def forward(self, x):
+    h = x
+    if self.count:
+        h, n = h * h, self.count
+    self.count = h.argmax().item()
+    return {"out": h, "more": [h]}
+""", stateful=True),
+    "a test without effect that asks for another": _program("""
+def forward(self, x):
+    h = x
+    h = next((q + h for q in (h.masked_fill(h > 0.04, 0.4), h if -0.6 < h.mean() < 0.64 else h) if q[1, 3]), h)
+    return {"out": h, "more": [h]}
+"""),
+}
