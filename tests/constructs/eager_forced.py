@@ -92,8 +92,8 @@ def run_forced(
 
 # ------------------------------------------------------------------------------- numbers from data
 class Data:
-    """A Python number that data decided: `key` says how, so that equal conditions are recognised. It may outlive its run
-    in the state of a module; the run that asks for its truth decides."""
+    """A Python number that data decided: `key` says how, so that equal conditions are recognised. It may outlive its
+    run in the state of a module; the run that asks for its truth decides."""
 
     key: Any
 

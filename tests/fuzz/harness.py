@@ -50,7 +50,8 @@ class Outcome:
     """What came of a program. `kind`: "equal", "refused", "wrong", "borderline" (no call was left to compare), "slow"
     (given up), "broken" (it fails in PyTorch by itself), "unaligned" (equal on all calls; a forced path could not be
     followed on both sides; "undecided": there were too many ways to do so). `code`: the refusal's, or which form went
-    wrong: "rewritten", "compiled", "forced", or an error's name. `detail`: the difference, or the end of the traceback."""
+    wrong: "rewritten", "compiled", "forced", or an error's name. `detail`: the difference, or the end of the
+    traceback."""
 
     kind: str
     code: str = ""

@@ -56,9 +56,9 @@ def summary(counts: Counter[str]) -> str:
 
 
 def soak(numbers: range, seed: int, log: Path, onnxruntime_every: int) -> tuple[Counter[str], bool]:
-    """Run those of the programs that the log does not have yet, as much as one process may: one in which a program was stopped is not used
-    again, for the stop can leave PyTorch's modes on. Returns the counts by outcome, those in the log included, and
-    whether everything has run."""
+    """Run those of the programs that the log does not have yet, as many as one process may: one in which a program was
+    stopped is not used again, for the stop can leave PyTorch's modes on. Returns the counts by outcome, those in the
+    log included, and whether everything has run."""
     done = finished(log)
     counts = Counter(done.values())
     folder = log.with_name(f"{log.stem}_failures")
