@@ -104,21 +104,23 @@ def _eager(source: str) -> dict[str, Callable[[int], Callable[[], object]]]:
 
 def _times(timings: dict[str, dict[str, Timing]], after: dict[str, AfterSwitch]) -> Table:
     made = Table(title="latency in ms, medians", title_justify="left", header_style="bold", caption_justify="left",
-                 caption="first: the run after a switch from another subnet; steady: those that follow")
+                 caption="first: the run after a switch from another subnet; steady: those that follow; cold caches: a "
+                         "run without a switch, after other memory of the size of all weights was read")
     made.add_column("subnet", overflow="fold")
     others = list(dict.fromkeys(name for row in timings.values() for name in row if name != FAMILY))
     made.add_column(FAMILY, justify="right")
     for name in others:
         made.add_column(name, justify="right")
         made.add_column("×", justify="right")
-    for name in ("first", "steady", "penalty"):
+    for name in ("first", "steady", "penalty", "cold caches"):
         made.add_column(name, justify="right")
     for name, row in timings.items():
         inside, switched = row[FAMILY].median_ms, after[name]
         cells = [cell for other in others for cell in (
             (f"{row[other].median_ms:.4f}", f"{row[other].median_ms / inside:.2f}") if other in row else ("", ""))]
         made.add_row(name, f"{inside:.4f}", *cells, f"{switched.first_ms:.4f}", f"{switched.steady_ms:.4f}",
-                     f"{100 * switched.penalty:+.1f} %")
+                     f"{100 * switched.penalty:+.1f} %",
+                     f"{100 * switched.refill:+.1f} %")
     return made
 
 

@@ -5,7 +5,7 @@
 In: nothing. Out: one table per family: the depths 12, 9, 6 and 3 of a transformer of width 768; a feed-forward
 network of four widths with ONNX Runtime and with TVM; Once-for-All MobileNetV3. Every memory figure is of a fresh
 process after all subnets have run (proportional set size), every time a median over interleaved calls.
-Never: compares figures of two runs, or keeps what it makes.
+Never: compares figures of two runs, or keeps what it makes unless told where.
 
 "alone" is the same subnet in a bundle of its own, "sessions" are all of those in one process.
 """
@@ -28,6 +28,8 @@ from elastic_compile.elastic.adapters import OnceForAll
 from elastic_compile.elastic.family import SLOWER
 from elastic_runtime import load
 from elastic_runtime.bench import after_switch, interleave, switch_ns
+from elastic_runtime.bundle_reader import BundleReader
+from elastic_runtime.limits import DEFAULT_LIMITS
 from elastic_runtime.residence import measure
 from examples.benchmarks.elastic_spaces import without_torchvision
 
@@ -128,26 +130,32 @@ CASES = {
 }
 
 
-def run(case: Case, folder: Path, threads: list[int], duration_s: float, slower: float) -> None:
+def run(case: Case, folder: Path, threads: list[int], duration_s: float, slower: float,
+        memory: bool) -> None:
     print(f"\n{case.title}", flush=True)
+    family, native = folder / "family.elastic", case.backend == "tvm"
+    alone = {name: folder / f"{name}.elastic" for name in case.configs}
+    torch.manual_seed(0)
+    x = case.example().numpy()
+    if not all(path.exists() for path in (family, *alone.values())):
+        _compile(case, family, alone, slower)
+    with BundleReader(family, DEFAULT_LIMITS) as reader:
+        print("".join(f"  {decision}\n" for decision in reader.sharing().decisions), end="")
+    if memory:
+        measure(family, allow_native=native, cache=folder / "cache")  # packs
+        _memory(family, alone, native, folder / "cache")
+    for number in threads:
+        _speed(family, alone, native, folder / "cache", number, x, duration_s)
+
+
+def _compile(case: Case, family: Path, alone: dict[str, Path], slower: float) -> None:
     torch.manual_seed(0)
     supernet, examples = case.supernet(), [(case.example(),)]
     if isinstance(supernet, nn.Module):
         supernet.eval()
-    family, native = folder / "family.elastic", case.backend == "tvm"
-    made = ec.compile_family(supernet, case.configs, examples, backend=case.backend, slower=slower)
-    made.save(family)
-    print("".join(f"  {decision}\n" for decision in made.sharing.decisions), end="")
-    del made
-    alone = {}
+    ec.compile_family(supernet, case.configs, examples, backend=case.backend, slower=slower).save(family)
     for name, config in case.configs.items():
-        alone[name] = folder / f"{name}.elastic"
         ec.compile(subnet_of(supernet, name, config), examples, backend=case.backend).save(alone[name])
-    del supernet
-    measure(family, allow_native=native, cache=folder / "cache")  # packs
-    _memory(family, alone, native, folder / "cache")
-    for number in threads:
-        _speed(family, alone, native, folder / "cache", number, examples[0][0].numpy(), duration_s)
 
 
 def _memory(family: Path, alone: dict[str, Path], native: bool, cache: Path) -> None:
@@ -183,11 +191,11 @@ def _speed(family: Path, alone: dict[str, Path], native: bool, cache: Path, thre
     single.clear()
     switched = after_switch(model, {name: lambda: model(x) for name in alone}, duration_s=duration_s)
     print(f"  {threads} thread{'s' * (threads > 1)}, switch() {switch_ns(model):.0f} ns        in the family, ms   "
-          "alone, ms      x   first after a switch, ms   steady, ms        x")
+          "alone, ms      x   first after a switch, ms   steady, ms        x   cold caches, x")
     for name, timings in latency.items():
         inside, outside, after = timings["family"].median_ms, timings["alone"].median_ms, switched[name]
         print(f"    {name:38} {inside:8.3f} {outside:11.3f} {inside / outside:6.3f} {after.first_ms:26.3f} "
-              f"{after.steady_ms:12.3f} {1 + after.penalty:8.3f}", flush=True)
+              f"{after.steady_ms:12.3f} {1 + after.penalty:8.3f} {1 + after.refill:16.3f}", flush=True)
 
 
 def main() -> None:
@@ -196,11 +204,16 @@ def main() -> None:
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--duration-s", type=float, default=10.0)
     parser.add_argument("--slower", type=float, default=SLOWER, help="compile_family's slower")
+    parser.add_argument("--no-memory", action="store_true", help="times only")
+    parser.add_argument("--keep", type=Path, help="a directory for the bundles; those that lie there are measured")
     given = parser.parse_args()
     for name in given.families.split(","):
         with tempfile.TemporaryDirectory(prefix="elastic-family-") as folder:
+            if given.keep is not None:
+                folder = given.keep / name
+                folder.mkdir(parents=True, exist_ok=True)
             run(CASES[name], Path(folder), [int(number) for number in given.threads.split(",")], given.duration_s,
-                given.slower)
+                given.slower, not given.no_memory)
 
 
 if __name__ == "__main__":

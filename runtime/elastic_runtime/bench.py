@@ -61,11 +61,15 @@ def interleave(candidates: Mapping[str, Callable[[], object]], *, warmup_ms: flo
 @dataclass(frozen=True)
 class AfterSwitch:
     """Medians in ms of one subnet: `first`, the run after a switch from another subnet that has just run; `steady`,
-    the two runs after that. `penalty`: the median over rounds of first / steady, less 1."""
+    the two runs after that; `cold`, a run without a switch, before which as much other memory was read as the model
+    has weights. `penalty`: the median over rounds of first / steady, less 1; `refill`: of cold / steady, less 1, which
+    is what caches alone cost."""
 
     first_ms: float
     steady_ms: float
     penalty: float
+    cold_ms: float
+    refill: float
     rounds: int
 
 
@@ -90,9 +94,11 @@ def after_switch(model: Model, calls: Mapping[str, Callable[[], object]], *, dur
     """Per subnet the first run after a switch against the runs that follow, all subnets in turn.
 
     `calls`: what to run of each subnet. In a round every subnet is switched to once, from the one before it, and runs
-    three times. At least `rounds` of them, for `duration_s` in all.
+    three times; then each runs twice more, with other memory read in between. At least `rounds` of them, for
+    `duration_s` in all.
     """
-    samples: dict[str, list[tuple[int, int, int]]] = {name: [] for name in calls}
+    samples: dict[str, list[tuple[int, ...]]] = {name: [] for name in calls}
+    other = np.ones(max(1, model.weight_bytes // 8))
     for call in (*calls.items(),) * 2:
         model.switch(call[0])
         call[1]()
@@ -100,18 +106,25 @@ def after_switch(model: Model, calls: Mapping[str, Callable[[], object]], *, dur
     while len(samples[next(iter(samples))]) < rounds or perf_counter() < end:
         for name, call in calls.items():
             model.switch(name)
-            times = [perf_counter_ns()]
-            for _ in range(3):
-                call()
-                times.append(perf_counter_ns())
-            samples[name].append((times[1] - times[0], times[2] - times[1], times[3] - times[2]))
+            samples[name].append((*_timed(call), *_timed(call), *_timed(call)))
+        for name, call in calls.items():
+            model.switch(name)
+            call()
+            other.sum()
+            samples[name][-1] += _timed(call)
     made = {}
     for name, taken in samples.items():
-        times = np.array(taken) / 1e6
-        steady = times[:, 1:].mean(axis=1)
-        made[name] = AfterSwitch(float(np.median(times[:, 0])), float(np.median(steady)),
-                                 float(np.median(times[:, 0] / steady)) - 1, len(taken))
+        first, *steady, cold = np.array(taken).T / 1e6
+        usual = np.mean(steady, axis=0)
+        made[name] = AfterSwitch(float(np.median(first)), float(np.median(usual)), float(np.median(first / usual)) - 1,
+                                 float(np.median(cold)), float(np.median(cold / usual)) - 1, len(taken))
     return made
+
+
+def _timed(call: Callable[[], object]) -> tuple[int]:
+    start = perf_counter_ns()
+    call()
+    return perf_counter_ns() - start,
 
 
 def _rounds(calls: Sequence[Callable[[], object]], duration_s: float, at_least: int) -> list[array]:

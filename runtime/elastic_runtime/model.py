@@ -85,6 +85,7 @@ class Model:
         records: dict[tuple[str, ...], type] = {}
         self._prepared = {
             loaded.about.name: Prepared(loaded, hosts, self._random, limits, records) for loaded in subnets}
+        self._fresh = {name: prepared.fresh for name, prepared in self._prepared.items()}
         self._max_steps = limits.max_steps
         self._stateful = any(prepared.stateful for prepared in self._prepared.values())
         self._turn, self._calling = threading.RLock(), False
@@ -131,7 +132,10 @@ class Model:
         active one does not have, or when a call of a model with state switches from inside itself (a host function).
         """
         if not self._stateful:
-            self._now = self._subnet(name).fresh
+            try:
+                self._now = self._fresh[name]
+            except KeyError:
+                self._now = self._subnet(name).fresh
             return
         with self._turn:
             then = self._now.after.get(name)

@@ -78,8 +78,8 @@ def pack(sources: Mapping[str, Source], folder: Path, options: Options) -> dict[
     sessions = {}
     with open(folder / DATA, "x+b") as out:
         store = _Store(out)
-        # The larger ones first: of those that begin alike the others are parts.
-        for name, source in sorted(sources.items(), key=lambda item: -_bytes(item[1])):
+        # The larger weights first: of those that begin alike the others are parts.
+        for name, source in sorted(sources.items(), key=lambda item: _bytes(item[1]), reverse=True):
             try:
                 model, expected = _packed(source, store, folder, options(source.fixed))
                 out.flush()
@@ -94,8 +94,9 @@ def pack(sources: Mapping[str, Source], folder: Path, options: Options) -> dict[
     return sessions
 
 
-def _bytes(source: Source) -> int:
-    return sum(array.nbytes for array in source.weights.values())
+def _bytes(source: Source) -> tuple[int, int]:
+    sizes = [array.nbytes for array in source.weights.values()]
+    return max(sizes, default=0), sum(sizes)
 
 
 def open_session(model: bytes, folder: Path, options: ort.SessionOptions) -> ort.InferenceSession:
