@@ -24,14 +24,19 @@ def structure(source: RegionSource, of_weight: Callable[[torch.Tensor], object])
             return "node", numbers[value]
         return type(value).__name__, value.hex() if isinstance(value, float) else str(value)
 
-    parts: list[object] = [source.inputs, source.outputs]
-    for node in source.exported.graph.nodes:
+    exported = source.exported
+    places = {name: place for place, name in enumerate(exported.state_dict)}
+    parts: list[object] = [source.inputs, source.outputs, tuple(
+        (spec.kind.name, places.get(spec.target, spec.target)) for spec in exported.graph_signature.input_specs)]
+    for node in exported.graph.nodes:
+        if node.op == "get_attr":
+            parts.append(id(source))  # it holds a graph or data that is not looked into
         flat, spec = pytree.tree_flatten((node.args, dict(node.kwargs)))
         parts.append((node.op, str(node.target) if node.op == "call_function" else "", tuple(map(leaf, flat)),
                       str(spec), _type(node.meta.get("val"))))
         numbers[node] = len(numbers)
-    parts.append(tuple(of_weight(t) for t in source.exported.state_dict.values()))
-    parts.append(tuple((name, of_weight(t)) for name, t in source.exported.constants.items()
+    parts.append(tuple(of_weight(t) for t in exported.state_dict.values()))
+    parts.append(tuple((name, of_weight(t)) for name, t in exported.constants.items()
                        if isinstance(t, torch.Tensor)))
     return tuple(parts)
 

@@ -114,6 +114,33 @@ def test_same_structure_shares_bytes_whatever_the_weights_and_names() -> None:
     assert first.payload == second.payload and first.weights != second.weights
 
 
+def test_small_weights_are_part_of_the_structure() -> None:
+    """A model holds them, and they differ even where they compare equal."""
+    regions = []
+    for number, value in enumerate((0.0, -0.0, 0.0, 1.0)):
+        made = nn.Linear(4, 4)
+        nn.init.constant_(made.weight, value)
+        nn.init.zeros_(made.bias)
+        regions.append(source(made, [torch.ones(1, 4)], name=f"region_{number}"))
+    made = backends.get("onnxruntime").compile(regions)
+    models = [one.payload["model"] for one in made]
+    assert models[0] == models[2] and len(set(models)) == 3
+    assert [one.name for one in made] == [f"region_{number}" for number in range(4)]
+
+
+def test_a_region_handed_on_reads_its_own_weights() -> None:
+    torch.manual_seed(0)
+    layers = [nn.Sequential(nn.Linear(256, 256), nn.Linear(256, 256)) for _ in range(3)]
+    swapped = nn.Sequential(layers[0][1], layers[0][0])
+    x = torch.randn(2, 256)
+    regions = [source(one, [x], name=f"region_{number}") for number, one in enumerate((*layers, swapped))]
+    made = backends.get("onnxruntime").compile(regions)
+    assert len({one.payload["model"] for one in made}) == 1
+    for one, region, module in zip(made, regions, (*layers, swapped), strict=True):
+        given, = load(one, region.exported)([x.numpy()])
+        np.testing.assert_allclose(given, module(x).detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
 def test_an_operator_that_onnx_has_is_kept_whole_beside_one_that_it_lacks() -> None:
     def resized(x: torch.Tensor) -> torch.Tensor:
         return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True).fmax(x.mean())
