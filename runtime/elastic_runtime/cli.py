@@ -105,10 +105,13 @@ def _profile_parser() -> argparse.ArgumentParser:
 def _profile(options: argparse.Namespace) -> int:
     model = load(options.bundle, threads=options.threads, allow_native=options.allow_native)
     known = latency_table.load(options.output) if os.path.exists(options.output) else None
+    engine = subjects.engine_of(model)
+    dispatch = subjects.dispatch(engine, options.threads)
+    if dispatch is None:
+        print(f"no entry for a dispatch of {engine}: elastic-compile profile measures one", file=sys.stderr)
     outcome = profiler.measure(
-        subjects.of_bundle(options.bundle, model, threads=options.threads),
-        device.describe(options.device, emulation=options.emulation),
-        profiler.environment(subjects.engine_of(model), options.threads),
+        [*([dispatch] if dispatch else []), *subjects.of_bundle(options.bundle, model, threads=options.threads)],
+        device.describe(options.device, emulation=options.emulation), profiler.environment(engine, options.threads),
         profiler.Settings(options.budget_s, options.precision, keep=options.samples), known=known,
         save=lambda table: latency_table.save(table, options.output),
         progress=lambda key, done, total: print(f"{done} of {total} {key}", file=sys.stderr))

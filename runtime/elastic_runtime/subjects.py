@@ -26,6 +26,7 @@ from elastic_runtime.schema import Region
 from elastic_runtime.selection import path_key
 
 _MEMORY_TIMEOUT_S = 300
+_DISPATCH = Path(__file__).parent / "dispatch"
 
 
 def of_bundle(path: str | os.PathLike[str], model: Model, *, threads: int = 1, memory: bool = True) -> list[Subject]:
@@ -53,6 +54,24 @@ def of_bundle(path: str | os.PathLike[str], model: Model, *, threads: int = 1, m
     finally:
         _go(model, kept)
     return list(found.values())
+
+
+def dispatch(engine: str, threads: int = 1) -> Subject | None:
+    """A call of a program with one region that does next to nothing: what a dispatch costs, host and engine. None for
+    an engine for which no such program comes with the runtime: it would take a compiler for this machine."""
+    path = _DISPATCH / engine
+    if not path.is_dir():
+        return None
+
+    def prepare() -> Callable[[], Any]:
+        model = load(path, threads=threads)
+        return _call(model, model.active, *model.reference_inputs()[0])
+    return Subject(dispatch_id(engine), f"dispatch {engine}", "dispatch", prepare)
+
+
+def dispatch_id(engine: str, settings: Mapping[str, str] | None = None) -> str:
+    """The id of the entry of an engine's dispatch."""
+    return lt.content_id("dispatch", {"graph": "x + 1", "backend": engine, "settings": dict(settings or {})})
 
 
 def engine_of(model: Model) -> str:

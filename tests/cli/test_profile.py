@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+import elastic_runtime as er
 from elastic_compile.profile import measuring
 from elastic_runtime import latency_table as lt
-from elastic_runtime import profiler
+from elastic_runtime import profiler, subjects
 from elastic_runtime.cli import main as elastic_run
 from tests.cli.conftest import GATED
 from tests.profile.tables import entry, small
@@ -37,10 +38,21 @@ def test_the_runtime_alone_gives_the_same_ids(cli, gated, tmp_path, capsys):
     cli("profile", gated, "--device", "here", "--budget-s", 1, "-o", tmp_path / "a.json")
     options = ["--device", "here", "--budget-s", "1", "-o", str(tmp_path / "b.json")]
     assert elastic_run(["profile", str(gated), *options]) == 0
-    ours, theirs = ({one.id for one in lt.load(tmp_path / name).entries if one.kind != "dispatch"}
-                    for name in ("a.json", "b.json"))
+    ours, theirs = ({one.id for one in lt.load(tmp_path / name).entries} for name in ("a.json", "b.json"))
     assert ours == theirs
-    assert "5 entries" in capsys.readouterr().out
+    assert "6 entries" in capsys.readouterr().out
+
+
+def test_the_runtimes_own_dispatch_is_what_the_compiler_makes(tmp_path):
+    compiler = measuring.Compiler("onnxruntime", 1, tmp_path)
+    made = measuring.dispatch(compiler)
+    shipped = subjects.dispatch("onnxruntime")
+    assert (made.id, made.key, made.kind) == (shipped.id, shipped.key, shipped.kind)
+    mine, theirs = er.load(made.compile()), er.load(subjects._DISPATCH / "onnxruntime", self_test=True)
+    assert mine.program.blocks == theirs.program.blocks and mine.program.values == theirs.program.values
+    assert [one.files for one in mine.program.regions] == [one.files for one in theirs.program.regions]  # named by hash
+    assert shipped.prepare()() == 1.0
+    assert subjects.dispatch("an engine without one") is None
 
 
 def test_a_factory_of_a_module(cli, tmp_path):
