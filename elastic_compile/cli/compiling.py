@@ -10,9 +10,10 @@ from typing import Annotated
 
 import typer
 
-from elastic_compile.cli.console import Json, out, progress, reporting, write_json
-from elastic_compile.cli.target import load_target
-from elastic_compile.inspect.text import bytes_text, summary
+from elastic_compile.cli.console import BudgetRegions, DeadlineMs, Json, out, progress, reporting, write_json
+from elastic_compile.cli.target import budget_of, load_target, method
+from elastic_compile.inspect.text import bytes_text, cost, summary
+from elastic_runtime.worst import worst_path
 
 
 @reporting
@@ -26,6 +27,11 @@ def compile_target(
     formation: Annotated[str, typer.Option(help="How regions are formed: split (between decisions), or auto (by what "
                                            "they cost on this machine).")] = "split",
     name: Annotated[str | None, typer.Option(help="The program's name. [default: the module's class]")] = None,
+    budget: BudgetRegions = None,
+    deadline_ms: DeadlineMs = None,
+    fallback: Annotated[str | None, typer.Option(
+        "--fallback", metavar="METHOD", help="The module's method, with the same arguments, that gives the result of a "
+        "call that its budget or deadline ends.")] = None,
     onnx: Annotated[Path | None, typer.Option(
         "--onnx", metavar="FILE", help="Also write the program as one ONNX model with If and Loop.")] = None,
     dump_dir: Annotated[Path | None, typer.Option(
@@ -39,7 +45,8 @@ def compile_target(
         report("import torch", 0, None)
         from elastic_compile.api import compile as compile_module
         program = compile_module(
-            module, examples, backend=backend, formation=formation, name=name, dump_dir=dump_dir, progress=report)
+            module, examples, backend=backend, formation=formation, name=name, dump_dir=dump_dir, progress=report,
+            budget=budget_of(budget, deadline_ms), fallback=fallback and method(module, fallback))
         report("save", 0, None)
         program.save(output)
         one_file = None if onnx is None else program.save_onnx(onnx)
@@ -48,6 +55,8 @@ def compile_target(
     weights = sum(array.nbytes for array in program.weights.values())
     console = out(json)
     console.print(summary(program.program, weight_bytes=weights))
+    console.print(cost(program.budget, worst_path(program.program)) + (
+        f"; {fallback} takes over when a call exceeds it" if fallback else ""))
     console.print(f"verified on {len(program.reference.calls)} example calls; "
                   f"wrote {output} ({bytes_text(size)}) in {seconds:.1f} s")
     if one_file is not None:

@@ -37,6 +37,10 @@ Source = Annotated[str | None, typer.Option(
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads inside one operator.")]
 AllowNative = Annotated[bool, typer.Option(
     "--allow-native", help="Run machine code that the bundle brings. Only for bundles that you trust.")]
+BudgetRegions = Annotated[int | None, typer.Option(
+    "--budget", min=1, metavar="REGIONS", help="Most regions that one call may run; looked at between regions.")]
+DeadlineMs = Annotated[float | None, typer.Option(
+    "--deadline-ms", min=0, metavar="MS", help="Longest that one call may take; looked at between regions.")]
 Seed = Annotated[int, typer.Option("--seed", help="Of all random choices.")]
 Json = Annotated[Path | None, typer.Option(
     "--json", metavar="FILE", help="Write a report here; - for standard output, then nothing else goes there.")]

@@ -12,8 +12,8 @@ from typing import Annotated
 import msgspec
 import typer
 
-from elastic_compile.cli.console import Json, out, progress, reporting, write_json
-from elastic_compile.cli.target import load_family
+from elastic_compile.cli.console import BudgetRegions, DeadlineMs, Json, out, progress, reporting, write_json
+from elastic_compile.cli.target import budget_of, load_family
 from elastic_compile.inspect.text import bytes_text, render_sharing
 
 
@@ -27,6 +27,11 @@ def compile_family(
     backend: Annotated[str, typer.Option(help="What compiles the regions: onnxruntime, tvm, or one installed.")]
     = "onnxruntime",
     name: Annotated[str | None, typer.Option(help="The family's name. [default: the supernet's class]")] = None,
+    budget: BudgetRegions = None,
+    deadline_ms: DeadlineMs = None,
+    fallback: Annotated[str | None, typer.Option(
+        "--fallback", metavar="NAME", help="The subnet that gives the result of a call of another that its budget or "
+        "deadline ends.")] = None,
     json: Json = None,
 ) -> None:
     """Compile subnets of a supernet into one bundle, compare each with eager PyTorch, and write it."""
@@ -35,6 +40,8 @@ def compile_family(
     with progress() as report:
         report("import torch", 0, None)
         from elastic_compile.elastic import compile_family
+        limit = budget_of(budget, deadline_ms)
+        more = {**more, **({"budget": limit} if limit else {}), **({"fallback": fallback} if fallback else {})}
         family = compile_family(
             supernet, configs, examples, backend=backend, name=name, progress=report, **more)
         report("save", 0, None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import typer
 
 from elastic_compile.errors import CompileError
 from elastic_compile.profile.elastic import Elastic
+from elastic_runtime import schema
 
 
 class TargetError(CompileError):
@@ -56,6 +57,21 @@ def load_elastic(text: str) -> Elastic:
             reason="the factory of an elastic network returns what a search has to know of it",
             hint="write: return elastic_compile.profile.Elastic(supernet, space, example_inputs, evaluate)")
     return made
+
+
+def budget_of(regions: int | None, deadline_ms: float | None) -> schema.Budget | None:
+    """What one call may cost; None where nothing limits it."""
+    if regions is None and deadline_ms is None:
+        return None
+    return schema.Budget(regions=regions, deadline_s=None if deadline_ms is None else deadline_ms / 1e3)
+
+
+def method(module: Any, name: str) -> Callable[..., Any]:
+    """The bound method `name` of what a factory made. Raises `typer.BadParameter` where there is none."""
+    found = getattr(module, name, None)
+    if not callable(found):
+        raise typer.BadParameter(f"a {type(module).__name__} has no method {name!r}", param_hint="--fallback")
+    return found
 
 
 def made_by(text: str) -> Any:

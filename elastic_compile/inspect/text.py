@@ -11,7 +11,7 @@ beside the last of the operations made of it: beside the branch that decides, wh
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 
 from elastic_runtime import Statistics, schema
@@ -55,8 +55,12 @@ def render_text(
 _MOST_REASONS = 12
 
 
-def render_sharing(subnets: Sequence[schema.Subnet], sharing: schema.Sharing, fallback: str = "") -> str:
-    """The subnets of a bundle, what they share, and why the rest is not shared. The first subnet is active first."""
+def render_sharing(subnets: Sequence[schema.Subnet], sharing: schema.Sharing, fallback: str = "",
+                   worst_ms: Mapping[str, Mapping[str, float]] | None = None) -> str:
+    """The subnets of a bundle, what they share, and why the rest is not shared. The first subnet is active first.
+
+    `worst_ms`: per subnet, by the name of a device, what its costliest path takes there.
+    """
     largest = max(sharing.alone.values(), default=0)
     share = f", {sharing.stored / largest:.2f} × the largest subnet's" if largest else ""
     lines = [f"{_count(len(subnets), 'subnet')}, weights {bytes_text(sharing.stored)}{share}"]
@@ -66,8 +70,8 @@ def render_sharing(subnets: Sequence[schema.Subnet], sharing: schema.Sharing, fa
         settings = ", ".join(f"{name}={value}" for name, value in subnet.config.items())
         quality = "" if subnet.quality is None else f", quality {subnet.quality:g}"
         lines.append(f"\nsubnet {subnet.name}{quality}" + (f"  ({settings})" if settings else ""))
-        lines.append(f"    {_cost(subnet)}" + ("; takes over when a call exceeds its budget"
-                                              if subnet.name == fallback else ""))
+        told = cost(subnet.budget, subnet.worst, (worst_ms or {}).get(subnet.name))
+        lines.append(f"    {told}" + ("; takes over when a call exceeds its budget" if subnet.name == fallback else ""))
         if about is None:
             continue
         regions, common = sharing.regions.get(subnet.name, (0, 0))
@@ -85,11 +89,12 @@ def render_sharing(subnets: Sequence[schema.Subnet], sharing: schema.Sharing, fa
     return "\n".join(lines) + "\n"
 
 
-def _cost(subnet: schema.Subnet) -> str:
-    """What one call of a subnet can cost and may cost."""
-    worst = "a loop without a known bound" if subnet.worst is None else f"at most {_count(subnet.worst, 'region run')}"
-    bounds = [f"{subnet.budget.regions} region runs"] if subnet.budget.regions is not None else []
-    bounds += [f"{subnet.budget.deadline_s * 1e3:g} ms"] if subnet.budget.deadline_s is not None else []
+def cost(budget: schema.Budget, regions: int | None, worst_ms: Mapping[str, float] | None = None) -> str:
+    """What one call can cost and may cost. `regions`: the most that it runs; `worst_ms`: by the name of a device."""
+    worst = "a loop without a known bound" if regions is None else f"at most {_count(regions, 'region run')}"
+    worst += "".join(f", {ms:.3g} ms on {device}" for device, ms in (worst_ms or {}).items())
+    bounds = [f"{budget.regions} region runs"] if budget.regions is not None else []
+    bounds += [f"{budget.deadline_s * 1e3:g} ms"] if budget.deadline_s is not None else []
     return f"a call: {worst}; budget {' and '.join(bounds) or 'none'}"
 
 

@@ -270,7 +270,7 @@ class BundleReader:
             self._check_reference(subnet, reference, files[reference.tensors])
             references[subnet.name] = reference, files[reference.tensors]
         provenance = self.provenance()
-        tables = {name: self._verified(name, limits.json_bytes) for name in manifest.tables}
+        tables = self.tables()
         taken = {manifest.weights, manifest.parts, manifest.sharing, manifest.provenance, *files, *tables,
                  *(name for subnet in manifest.subnets for name in (subnet.program, subnet.reference))}
         artefacts, room = {}, limits.region_bytes
@@ -283,6 +283,10 @@ class BundleReader:
                 raise BundleError(next(name for name in region.files.values() if name in taken), "file-role",
                                   f"a file of region {region.name}", "a file that is nothing else")
         return Contents(artefacts, weights, references, provenance, self.sharing(), tables)
+
+    def tables(self) -> dict[str, memoryview]:
+        """The bytes of each latency table, by file name, as they are."""
+        return {name: self._verified(name, self.limits.json_bytes) for name in self.manifest.tables}
 
     def sharing(self) -> schema.Sharing:
         """What the subnets share, as the compiler tells it. Rules: those of `_verified` and `decode_json`."""

@@ -7,6 +7,7 @@ Never: measures anything itself, or takes inputs for a region that no reference 
 """
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -22,8 +23,9 @@ from elastic_runtime.bundle_reader import BundleReader
 from elastic_runtime.errors import ElasticRuntimeError, InputError
 from elastic_runtime.model import Model, load
 from elastic_runtime.profiler import Subject
-from elastic_runtime.schema import Region
+from elastic_runtime.schema import Program, Region
 from elastic_runtime.selection import path_key
+from elastic_runtime.worst import worst_path
 
 _MEMORY_TIMEOUT_S = 300
 _DISPATCH = Path(__file__).parent / "dispatch"
@@ -44,7 +46,7 @@ def of_bundle(path: str | os.PathLike[str], model: Model, *, threads: int = 1, m
         for name in model.subnets:
             _go(model, name)
             for region, kernel, inputs in model.region_inputs():
-                id = region_id(region, digests, inputs)
+                id = region_id(region, digests, [(str(array.dtype), array.shape) for array in inputs])
                 found.setdefault(id, Subject(id, _shape_key(region, inputs), "region",
                                              lambda kernel=kernel, inputs=inputs: lambda: kernel(inputs)))
         for name in model.subnets:
@@ -84,13 +86,29 @@ def engine_of(model: Model) -> str:
     return found[0]
 
 
-def region_id(region: Region, digests: Mapping[str, str], inputs: Sequence[np.ndarray]) -> str:
-    """The id of a region's entry: equal for the same compiled graph (its weights' shapes are part of it), input shapes,
-    engine and options, whatever the region's name and the values of its weights. `digests`: SHA-256 by file."""
+def region_id(region: Region, digests: Mapping[str, str], inputs: Sequence[tuple[str, Sequence[int]]]) -> str:
+    """The id of a region's entry: equal for the same compiled graph (its weights' shapes are part of it), input dtypes
+    and shapes, engine and options, whatever the region's name and the values of its weights. `digests`: SHA-256 by
+    file."""
     return lt.content_id("region", {
         "engine": region.engine, "options": region.options,
         "files": {role: digests[name] for role, name in region.files.items()},
-        "inputs": [[str(array.dtype), list(array.shape)] for array in inputs]})
+        "inputs": [[dtype, list(shape)] for dtype, shape in inputs]})
+
+
+def worst_ms(program: Program, digests: Mapping[str, str], table: lt.LatencyTable) -> float | None:
+    """What the costliest path through `program` takes by the medians of a table, in ms, its regions one after the
+    other. None where a loop has no known bound, a size is free, or the table lacks a region."""
+    known, dispatch = table.by_id(), [entry.timing.ms for entry in table.entries
+                                      if entry.kind == "dispatch" and entry.timing is not None]
+
+    def cost(region: Region) -> float:
+        shapes = [(port.type.dtype, port.type.shape) for port in region.inputs]
+        entry = known.get(region_id(region, digests, shapes))
+        return math.inf if entry is None or entry.timing is None else entry.timing.ms + sum(dispatch[:1])
+
+    found = worst_path(program, cost)
+    return None if found is None or math.isinf(found) else float(found)
 
 
 def _go(model: Model, name: str) -> None:

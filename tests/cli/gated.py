@@ -18,6 +18,9 @@ class Gated(nn.Module):
             return {"scores": self.large(x), "used": "large"}
         return {"scores": self.small(x), "used": "small"}
 
+    def cheap(self, x):
+        return {"scores": self.small(x), "used": "small"}
+
 
 class Printing(nn.Module):
     def forward(self, x):

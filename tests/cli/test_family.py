@@ -9,7 +9,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+import elastic_compile as ec
+import elastic_runtime as er
 from elastic_compile.cli.app import app
+from elastic_compile.profile import measuring
 from elastic_runtime.cli import main as elastic_run
 from tests.elastic.supernets import DeepNet, scramble
 
@@ -51,6 +54,29 @@ def test_statistics_of_a_subnet_are_verified_too(cli, tmp_path):
     cli("family", f"{SOURCE}:recalibrated", "-o", tmp_path / "w.elastic")
     assert "quality 0.9" in cli("inspect", tmp_path / "w.elastic").stdout
     cli("verify", tmp_path / "w.elastic", "--source", f"{SOURCE}:recalibrated", "--random", 3)
+
+
+def test_a_family_declares_a_budget_and_the_subnet_that_takes_over(cli, tmp_path):
+    cli("family", f"{SOURCE}:settling", "-o", tmp_path / "f.elastic", "--budget", 9, "--fallback", "once")
+    text = cli("inspect", tmp_path / "f.elastic", "--json", tmp_path / "i.json").stdout
+    assert "a loop without a known bound; budget 9 region runs" in text
+    assert "a call: at most 1 region run; budget 9 region runs; takes over when a call exceeds its budget" in text
+    told = json.loads((tmp_path / "i.json").read_text())["subnets"]
+    assert told["until"]["worst_regions"] is None and told["once"]["worst_regions"] == 1
+    model = er.load(tmp_path / "f.elastic")
+    model(np.full((1, 4), 1e9, np.float32))
+    assert model.active == "until" and model.last_subnet == "once"
+
+
+def test_the_costliest_path_in_ms_by_the_bundles_own_table(cli, tmp_path):
+    family = ec.compile_family(scramble(DeepNet()), {"d3": 3, "d1": {"depth": 1, "sure": 1.0}}, [(torch.ones(1, 32),)])
+    family, table = measuring.with_table(family, "here", 1, 0.5)
+    family.save(tmp_path / "f.elastic")
+    cli("inspect", tmp_path / "f.elastic", "--json", tmp_path / "i.json")
+    told = json.loads((tmp_path / "i.json").read_text())["subnets"]
+    regions = {entry.id: entry.timing.ms for entry in table.entries if entry.kind == "region"}
+    assert told["d3"]["worst_regions"] == 1 and told["d3"]["worst_ms"]["here"] in regions.values()
+    assert "at most 1 region run, " in cli("inspect", tmp_path / "f.elastic").stdout
 
 
 def test_a_factory_that_gives_no_family(cli, tmp_path):

@@ -35,6 +35,20 @@ def test_compile_writes_one_onnx_file(cli, tmp_path):
     assert (tmp_path / "m.onnx").stat().st_size > 1000
 
 
+def test_compile_declares_a_budget_and_what_takes_over(cli, tmp_path):
+    result = cli("compile", f"{GATED}:factory", "-o", tmp_path / "m.elastic", "--budget", 1, "--deadline-ms", 5e4,
+                 "--fallback", "cheap")
+    assert "at most 2 region runs; budget 1 region runs and 50000 ms; cheap takes over" in result.stdout
+    model = load(tmp_path / "m.elastic", self_test=True)
+    x = np.ones((2, 4), np.float32)
+    assert model(x)["used"] == "small" and model.last_subnet == "fallback"
+    assert model.bounded(max_regions=2)(x)["used"] == "large"
+    assert "budget 1 region runs and 50000 ms" in cli("inspect", tmp_path / "m.elastic").stdout
+    assert "has no method" in cli("compile", f"{GATED}:factory", "-o", tmp_path / "n.elastic", "--fallback", "none",
+                                  status=2).stderr
+    cli("compile", f"{GATED}:factory", "-o", tmp_path / "n.elastic", "--budget", 0, status=2)
+
+
 def test_compile_replaces_a_bundle_and_nothing_else(cli, tmp_path):
     for _ in range(2):
         cli("compile", f"{GATED}:factory", "-o", tmp_path / "m.elastic")
