@@ -1,7 +1,8 @@
 """`elastic-compile build`: from an elastic network and a device's table to one bundle for several budgets.
 
 In: a `file.py:factory`, a latency table, budgets in ms. Out: a bundle with its own latency table.
-Never: ships a subnet that was not compared with eager PyTorch and measured.
+Never: takes a table of another backend version for one of this, or ships a subnet that was not compared with eager
+PyTorch and measured.
 """
 from __future__ import annotations
 
@@ -26,6 +27,7 @@ from elastic_compile.cli.searching import (
 from elastic_compile.inspect.text import bytes_text
 from elastic_compile.profile import measuring
 from elastic_runtime import latency_table as lt
+from elastic_runtime import profiler
 
 
 def _budgets(text: str) -> str:
@@ -44,7 +46,8 @@ def build_target(
     budgets_ms: Annotated[str, typer.Option("--budgets-ms", callback=_budgets, metavar="MS,MS,...")],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="BUNDLE", help="Where the bundle goes.")],
     memory_mb: Annotated[float | None, typer.Option(
-        "--memory-mb", min=0, help="Most weights of the bundle: subnets are left out, the largest first.")] = None,
+        "--memory-mb", min=0, help="Most memory (10^6 bytes) that loading the bundle and calling every subnet takes "
+        "at its peak, measured: subnets are left out, the largest first.")] = None,
     evaluations: Count = 1000,
     workers: Workers = 1,
     backend: Annotated[str, typer.Option(help="What compiles the regions.")] = "onnxruntime",
@@ -59,7 +62,8 @@ def build_target(
     from elastic_compile.search.shipping import LATENCY, QUALITY, problem, ship_set
 
     budgets = [float(part) for part in budgets_ms.split(",")]
-    table = lt.load(profile, wanted=lt.Wanted(backend=backend, threads=threads), insist=insist)
+    version = profiler.environment(backend, threads).version
+    table = lt.load(profile, wanted=lt.Wanted(backend=backend, version=version, threads=threads), insist=insist)
     elastic = _elastic(target)
     asked = problem(elastic, table, ("latency", "quality"), (f"latency_ms<={max(budgets)}",), evaluate=Evaluate(target))
     console = out()
@@ -73,12 +77,15 @@ def build_target(
                 backend=backend, recalibrate=elastic.recalibrate,
                 quality={one.name: one.candidate.values[QUALITY] for one in chosen}, progress=report)
             stored = family.sharing.stored
-            if memory_mb is None or stored <= memory_mb * 1e6:
+            if memory_mb is None:
+                break
+            peak = measuring.peak_bytes(family, threads)
+            if peak <= memory_mb * 1e6:
                 break
             if len(chosen) == 1:
-                raise SearchError(f"{bytes_text(stored)} of weights for {chosen[0].name} alone",
+                raise SearchError(f"{chosen[0].name} alone takes {peak / 1e6:.1f} MB at its peak",
                                   reason=f"the limit is {memory_mb:g} MB", hint="give a larger --memory-mb")
-            console.print(f"left out for memory: {chosen.pop(0).name}")
+            console.print(f"left out for memory, with which the peak is {peak / 1e6:.1f} MB: {chosen.pop(0).name}")
         family, measured = measuring.with_table(
             family, table.device, threads, measure_s, lambda done, total: report("measure", done, total))
     family.save(output)
@@ -96,6 +103,7 @@ def build_target(
                      f"{entry.timing.ms:.3f}{' noisy' if lt.NOISY in entry.flags else ''}",
                      "" if entry.memory_bytes is None else f"{entry.memory_bytes / 1e6:.1f}", "yes" if holds else "no")
     console.print(made)
-    console.print(f"wrote {output}: {len(chosen)} subnets, {bytes_text(stored)} of weights")
+    most = "" if memory_mb is None else f", {peak / 1e6:.1f} MB at the peak of all"
+    console.print(f"wrote {output}: {len(chosen)} subnets, {bytes_text(stored)} of weights{most}")
     console.print(spent(result))
 

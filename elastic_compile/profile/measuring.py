@@ -15,6 +15,7 @@ import numpy as np
 
 import elastic_runtime as er
 from elastic_compile.profile.elastic import Elastic, Part
+from elastic_compile.profile.predictor import MeasurementError
 from elastic_compile.profile.space import Configuration
 from elastic_runtime import device, profiler, schema, subjects
 from elastic_runtime import latency_table as lt
@@ -164,6 +165,22 @@ def of_elastic(compiler: Compiler, elastic: Elastic, count: int, seed: int,
             distinct_parts(elastic, elastic.space.sample(1, rng), found)
             fruitless = fruitless + 1 if len(found) == before else 0
     return [dispatch(compiler), *parts(compiler, found), *anchors(compiler, elastic, chosen, memory)]
+
+
+def peak_bytes(family: CompiledFamily, threads: int) -> int:
+    """The most memory that a process takes to load the family and call every subnet, in bytes, measured.
+
+    Raises `MeasurementError` where the system does not tell.
+    """
+    with tempfile.TemporaryDirectory(prefix="elastic-build-") as folder:
+        path = Path(folder) / "family.elastic"
+        family.save(path)
+        found = subjects.peak_of_process(path, "", threads, "1")
+    if found is None:
+        raise MeasurementError("the peak memory of the family could not be measured",
+                               reason="its process failed, or this system does not tell a process's peak (Linux does)",
+                               hint="build without --memory-mb")
+    return found
 
 
 def with_table(family: CompiledFamily, named: lt.Device | str, threads: int, budget_s: float,

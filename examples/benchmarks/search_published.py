@@ -1,8 +1,9 @@
 """Guided search against plain NSGA-II: evaluations spent to reach the same hypervolume.
 
-    python -m examples.benchmarks.search_published [--seeds 10] [--budget 1000] [--device TABLE]
+    python -m examples.benchmarks.search_published [--seeds 10] [--budget 1000] [--device TABLE] [--work out/search]
 
-In: published accuracies and latencies of Once-for-All MobileNetV3 (see `published`). Out: a table.
+In: published accuracies and latencies of Once-for-All MobileNetV3 (see `published`); `--work`, where each finished seed
+stays, so that a stopped run goes on. Out: a table.
 Never: searches among the measured subnets alone: 2223 of 10^18 are too few to breed. Top-1 accuracy is what a model
 fitted on all 2223 measured subnets says (its held-out error is printed); latency is the predictor's, fitted on 1000
 subnets measured on a Titan RTX at batch 64, at 224 pixels; or, with `--device`, on sums of the parts that this table
@@ -11,14 +12,27 @@ of `make_profiles` measured, at 176 pixels.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+import hashlib
+import json
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from elastic_compile.profile import Configuration, fit, measuring, regression
-from elastic_compile.search import Estimate, Limit, Objective, Problem, hypervolume, search
+from elastic_compile.search import (
+    Account,
+    Candidate,
+    Estimate,
+    Limit,
+    Objective,
+    Problem,
+    hypervolume,
+    search,
+)
 from elastic_runtime import latency_table
 from examples.benchmarks import elastic_spaces, published
 
@@ -86,20 +100,54 @@ def make_problem(limits: tuple[Limit, ...] = (), device: str | None = None) -> t
     return Problem(accuracies.space, objectives, judge, limits), judge.error
 
 
-def history(problem: Problem, method: str, budget: int, seed: int) -> np.ndarray:
-    """Hypervolume after each evaluation."""
-    evaluated = search(problem, budget, method=method, seed=seed).evaluated
-    found, kept = np.zeros(len(evaluated)), []
-    for count, candidate in enumerate(evaluated):
-        kept.append(candidate)
-        found[count] = hypervolume(kept, problem.objectives, REFERENCE)
-    return found
+class _Reached(Exception):
+    """The wanted hypervolume is reached."""
 
 
-def needed(volumes: np.ndarray, target: float) -> int | None:
-    """Evaluations until `target` is reached."""
-    reached = np.flatnonzero(volumes >= target)
-    return int(reached[0]) + 1 if len(reached) else None
+def plain(problem: Problem, budget: int, seed: int) -> tuple[float, int]:
+    """The hypervolume that NSGA-II reaches with `budget` evaluations, and after how many it had it."""
+    evaluated = search(problem, budget, method="nsga2", seed=seed).evaluated
+    volume = hypervolume(evaluated, problem.objectives, REFERENCE)
+    return volume, needed(problem, evaluated, volume)
+
+
+def guided(problem: Problem, budget: int, seed: int, target: float) -> tuple[float, int | None]:
+    """The hypervolume of a guided search that ends when it reaches `target`, and after how many evaluations it did;
+    None when `budget` did not suffice."""
+    found: list[Candidate] = []
+    volume = 0.0
+
+    def judge(configuration: Configuration) -> Mapping[str, float]:
+        nonlocal volume
+        values = problem.evaluate(configuration)
+        latency_ms = problem.estimates([configuration])["latency_ms"].value[0]
+        found.append(Candidate(dict(configuration), {**values, "latency_ms": float(latency_ms)}))
+        volume = hypervolume(found, problem.objectives, REFERENCE)
+        return values
+
+    def stop(account: Account) -> None:
+        if volume >= target:
+            raise _Reached
+
+    with suppress(_Reached):
+        search(replace(problem, evaluate=judge), budget, method="guided", seed=seed, progress=stop)
+    return volume, needed(problem, found, target) if volume >= target else None
+
+
+def needed(problem: Problem, candidates: Sequence[Candidate], target: float) -> int:
+    """How many of the first candidates have the hypervolume `target`, which all of them have."""
+    return bisect_left(range(len(candidates)), target,
+                       key=lambda last: hypervolume(candidates[:last + 1], problem.objectives, REFERENCE)) + 1
+
+
+def seed_of(problem: Problem, given: argparse.Namespace, folder: Path,
+            seed: int) -> tuple[float, int, float, int | None]:
+    """(hypervolume of NSGA-II, its evaluations, hypervolume of the guided search, its evaluations to reach that)."""
+    path = folder / f"seed-{seed}-{given.budget}-{given.guided_budget}.json"
+    if not path.exists():
+        volume, spent = plain(problem, given.budget, seed)
+        path.write_text(json.dumps([volume, spent, *guided(problem, given.guided_budget, seed, volume)]))
+    return tuple(json.loads(path.read_text()))
 
 
 def main() -> None:
@@ -108,18 +156,19 @@ def main() -> None:
     options.add_argument("--budget", type=int, default=1000)
     options.add_argument("--guided-budget", type=int, default=250)
     options.add_argument("--device", metavar="TABLE", help="a table of make_profiles with Once-for-All's parts")
+    options.add_argument("--work", type=Path, default=Path("out/search"))
     given = options.parse_args()
+    of = hashlib.sha256(Path(given.device).read_bytes()).hexdigest()[:12] if given.device else "titan-rtx"
+    folder = given.work / of
+    folder.mkdir(parents=True, exist_ok=True)
     problem, error = make_problem(device=given.device)
     print(f"accuracy model: held-out error {error:.3f} percent points; {problem.space.size():.1e} subnets")
     print(f"{'seed':>4} {'NSGA-II':>12} {'evaluations':>12} {'guided':>12} {'to reach it':>12} {'fewer':>8}")
     ratios = []
     for seed in range(given.seeds):
-        plain = history(problem, "nsga2", given.budget, seed)
-        guided = history(problem, "guided", given.guided_budget, seed)
-        spent, count = needed(plain, plain[-1]), needed(guided, plain[-1])
+        volume, spent, reached, count = seed_of(problem, given, folder, seed)
         ratios.append(spent / count if count else 0.0)
-        print(f"{seed:4} {plain[-1]:12.2f} {spent:12} {guided[-1]:12.2f} {count or '-':>12} {ratios[-1]:7.1f}x",
-              flush=True)
+        print(f"{seed:4} {volume:12.2f} {spent:12} {reached:12.2f} {count or '-':>12} {ratios[-1]:7.1f}x", flush=True)
     print(f"median {np.median(ratios):.1f}x, least {min(ratios):.1f}x")
 
 

@@ -4,6 +4,7 @@ In: a bundle's path and the model loaded from it. Out: subjects for `profiler.me
 Never: measures anything itself, or takes inputs for a region that no reference call gives it.
 
     python -m elastic_runtime.subjects BUNDLE SUBNET THREADS NATIVE    # prints the peak memory in bytes
+    python -m elastic_runtime.subjects BUNDLE "" 1 ""                  # of all subnets
 """
 from __future__ import annotations
 
@@ -158,8 +159,9 @@ def _call(model: Model, name: str, entry: int, inputs: Sequence[Any]) -> Callabl
 
 
 def peak_of_process(path: Path, name: str, threads: int, native: str) -> int | None:
-    """The peak memory in bytes of loading the bundle at `path` and calling its subnet `name`, in a process of its own;
-    None where it fails or the system does not tell. `native`: not empty to allow native code."""
+    """The peak memory in bytes of loading the bundle at `path` and calling its subnet `name` ("": every one, one after
+    the other), in a process of its own; None where it fails or the system does not tell. `native`: not empty to allow
+    native code."""
     done = subprocess.run(
         [sys.executable, "-m", "elastic_runtime.subjects", str(path), name, str(threads), native],
         capture_output=True, text=True, timeout=_MEMORY_TIMEOUT_S, check=False,
@@ -170,10 +172,11 @@ def peak_of_process(path: Path, name: str, threads: int, native: str) -> int | N
 def _print_peak(path: str, name: str, threads: str, native: str) -> int:
     before = device.memory_bytes()
     model = load(path, threads=int(threads), allow_native=bool(native))
-    _go(model, name)
-    for entry, inputs in model.reference_inputs():
-        model.reset()
-        model.call_flat(entry, inputs)
+    for one in [name] if name else model.subnets:
+        _go(model, one)
+        for entry, inputs in model.reference_inputs():
+            model.reset()
+            model.call_flat(entry, inputs)
     after = device.peak_memory_bytes()
     if before is None or after is None:
         return 1
