@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -49,7 +50,17 @@ def test_each_distinct_subject_once(clock):
 def test_rounds_are_interleaved(clock):
     measure([clock.subject("a", 1.0), clock.subject("b", 1.0)], MACHINE, ENVIRONMENT, Settings(least=40))
     after_warm_up = clock.order[4:]
-    assert {"".join(after_warm_up[i:i + 8]).count("a") for i in range(0, 120, 8)} == {4}
+    two_rounds = 2 * 2 * (1 + Settings().untimed)
+    assert {"".join(after_warm_up[i:i + two_rounds]).count("a") for i in range(0, 300, two_rounds)} == {two_rounds // 2}
+
+
+def test_what_others_drove_out_of_the_caches_is_not_timed(clock):
+    def cold_after_another() -> Iterator[float]:
+        while True:
+            yield 3.0 if clock.order[-2:-1] != ["a"] else 1.0
+
+    outcome = measure([clock.subject("a", cold_after_another()), clock.subject("b", 1.0)], MACHINE, ENVIRONMENT)
+    assert {entry.key: entry.timing.ms for entry in outcome.table.entries} == pytest.approx({"a": 1.0, "b": 1.0})
 
 
 def test_repeats_until_the_interval_is_narrow(clock):
@@ -80,7 +91,7 @@ def test_others_on_the_cores_are_noise(clock, monkeypatch):
 
 
 def test_drift_is_noise(clock):
-    slowing = (1.0 if step < 30 else 1.2 for step in itertools.count())
+    slowing = (1.0 if step < 80 else 1.2 for step in itertools.count())
     outcome = measure([clock.subject("a", slowing)], MACHINE, ENVIRONMENT, Settings(least=30, precision=0.01))
     assert outcome.table.entries[0].flags == (lt.NOISY,)
 
