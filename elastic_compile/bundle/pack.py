@@ -69,11 +69,9 @@ def pack(
     supernet: Mapping[str, np.ndarray] | None = None,
     tables: Mapping[str, bytes] | None = None,
     fallback: str = "",
-    decisions: Sequence[str] = (),
 ) -> Packed:
     """The bundle of `members`. `supernet`: tensors in which weights of the members may lie, by name; `tables`:
-    latency tables by file name; `fallback`: the member that takes over when a call exceeds its budget; `decisions`:
-    why the members are as they are, for people."""
+    latency tables by file name; `fallback`: the member that takes over when a call exceeds its budget."""
     shared = share({member.name: member.weights for member in members}, supernet)
     tensors: dict[str, np.ndarray] = {}
     programs = tuple(_renamed(member.program, shared.names[member.name]) for member in members)
@@ -82,8 +80,7 @@ def pack(
         stored=sum(array.nbytes for array in shared.stored.values()), alone=dict(shared.alone),
         subnets=dict(shared.subnets),
         regions={member.name: (len(own), len(own & set().union(*keys[:i], *keys[i + 1:])))
-                 for i, (member, own) in enumerate(zip(members, keys))},
-        decisions=tuple(decisions))
+                 for i, (member, own) in enumerate(zip(members, keys))})
     return Packed(
         name=name,
         subnets=tuple(schema.Subnet(

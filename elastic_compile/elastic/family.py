@@ -19,6 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 
@@ -27,7 +28,7 @@ from elastic_compile import api, backends, bundle
 from elastic_compile.backends.once import Once
 from elastic_compile.bundle.provenance import collect
 from elastic_compile.elastic.statistics import own_statistics
-from elastic_compile.elastic.widths import Widths, divided
+from elastic_compile.elastic.widths import Widths, divided, engine_choices
 from elastic_compile.errors import CompileError, ExampleError, VerificationError
 from elastic_compile.inspect import render_sharing, render_text
 from elastic_compile.verify import verified
@@ -65,8 +66,10 @@ class CompiledFamily:
         first = next(iter(self.programs.values()))
         hashes = [program.provenance.source_sha256 for program in self.programs.values()]
         provenance = collect(hashes, {"backend": first.backend, "subnets": len(self.programs)})
-        return bundle.pack(self.name, members, self.widths.files, provenance, supernet=self.supernet,
-                           tables=self.tables, fallback=self.fallback, decisions=self.widths.decisions)
+        packed = bundle.pack(self.name, members, self.widths.files, provenance, supernet=self.supernet,
+                             tables=self.tables, fallback=self.fallback)
+        return replace(packed, sharing=msgspec.structs.replace(
+            packed.sharing, decisions=(*engine_choices(packed), *self.widths.decisions)))
 
     @property
     def sharing(self) -> schema.Sharing:
@@ -132,15 +135,16 @@ def compile_family(
     for number, (label, config) in enumerate(configs.items()):
         report("subnets", number, len(configs))
         module = subnet_of(supernet, label, config)
-        with own_statistics(module, recalibrate):
-            worth[label] = _quality(quality, label, module)
-            try:
+        try:
+            with own_statistics(module, recalibrate):
+                worth[label] = _quality(quality, label, module)
                 programs[label] = api.unverified(
                     module, examples_of(example_inputs, label, config), backend=once, name=f"{title}.{label}",
                     progress=progress)
-            except CompileError as error:
+        except CompileError as error:
+            if f"subnet {label}" not in error.message:
                 error.message = f"subnet {label}: {error.message}"
-                raise
+            raise
     report("subnets", len(configs), len(configs))
     if fallback:
         api.check_fallback(fallback, programs[fallback], [one for n, one in programs.items() if n != fallback])

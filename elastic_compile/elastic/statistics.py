@@ -17,6 +17,7 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from elastic_compile.capture.signature import normalise
+from elastic_compile.errors import ExampleError
 
 
 @contextlib.contextmanager
@@ -47,7 +48,8 @@ def own_statistics(
 
 
 def _average(module: torch.nn.Module, norms: list[_BatchNorm], calls: Sequence[Any]) -> None:
-    """Cumulative averages over `calls` for the norms that run; the others keep what they have."""
+    """Cumulative averages over `calls` for the norms that run; the others keep what they have. Raises `ExampleError`
+    where none runs."""
     ran: set[_BatchNorm] = set()
     before = {norm: {name: b.clone() for name, b in norm._buffers.items() if b is not None} for norm in norms}
     hooks = [norm.register_forward_pre_hook(lambda norm, _: ran.add(norm)) for norm in norms]
@@ -61,6 +63,10 @@ def _average(module: torch.nn.Module, norms: list[_BatchNorm], calls: Sequence[A
     finally:
         for hook in hooks:
             hook.remove()
+    if norms and not ran:
+        raise ExampleError(
+            "the calibration reaches none of the batch norms", reason="the module's forward reads their statistics "
+            "without calling them", hint="give recalibrate a function that sets the statistics of the subnet")
     for norm in norms:
         if norm not in ran:
             for name, buffer in before[norm].items():

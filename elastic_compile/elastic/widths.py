@@ -11,6 +11,8 @@ have blocks in common, which the runtime packs once (`elastic_runtime.engines.on
 from __future__ import annotations
 
 import hashlib
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -18,9 +20,11 @@ import msgspec
 import numpy as np
 
 from elastic_compile.backends import onnx_blocks
-from elastic_compile.bundle import Member
+from elastic_compile.bundle import Member, Packed
+from elastic_compile.bundle.pack import region_key
 from elastic_compile.inspect.text import bytes_text
 from elastic_compile.weights import share
+from elastic_compile.weights.locate import in_c_order
 from elastic_compile.weights.nested import cuts
 from elastic_runtime import schema
 from elastic_runtime.bench import interleave
@@ -64,6 +68,42 @@ def divided(members: Sequence[Member], files: Mapping[str, bytes], supernet: Map
                          f"{slower:g} ×" + work.range(work.left))
     return Widths(made, {name: data for name, data in {**files, **work.files}.items() if name in kept},
                   tuple(decisions))
+
+
+def engine_choices(packed: Packed) -> tuple[str, ...]:
+    """What loading the bundle will do with weights that its regions have in common, by engine, and why."""
+    lines = []
+    regions = {region_key(region): region for program in packed.programs for region in program.regions}
+    for engine in sorted({region.engine for region in regions.values()}):
+        mine = [region for region in regions.values() if region.engine == engine]
+        readers = Counter(name for region in mine for name in {use.tensor for use in region.weights})
+        again = gathered = 0
+        for name, times in readers.items():
+            part, size = packed.parts.parts.get(name), _nbytes(packed, name)
+            plain = part is None or (isinstance(part, schema.View) and in_c_order(part.shape, part.strides))
+            gathered += size * isinstance(part, schema.Gather)
+            again += size * (times - 1 if plain else 2 * times - 1)
+        start = f"{engine}: {len(mine)} distinct regions, each loaded once for all subnets; "
+        if engine != "onnxruntime":
+            lines.append(f"{start}weights are read where they lie in the one store"
+                         + (f", {bytes_text(gathered)} of gathered channels are copied once" if gathered else ""))
+        elif again >= PACKED_FROM:
+            lines.append(f"{start}packed one by one, {bytes_text(again)} of weights would be in memory again, so one "
+                         "packed copy is made per device, kept in the cache and mapped")
+        else:
+            lines.append(f"{start}less than {bytes_text(PACKED_FROM)} of weights in common, so each packs its own, "
+                         "which loads faster")
+    return tuple(lines)
+
+
+def _nbytes(packed: Packed, name: str) -> int:
+    part = packed.parts.parts.get(name)
+    if part is None:
+        return packed.weights[name].nbytes
+    whole = packed.weights[part.tensor]
+    shape = part.shape if isinstance(part, schema.View) else [
+        size if index is None else packed.weights[index].size for size, index in zip(whole.shape, part.indices)]
+    return math.prod(shape) * whole.itemsize
 
 
 def _axes(members: Sequence[Member], axes: Mapping[str, Mapping[str, int]]) -> dict[tuple[str, str], int]:

@@ -31,6 +31,7 @@ def bundle(tmp_path_factory) -> Path:
 def test_inspect_shows_subnets_and_why(cli, bundle, tmp_path):
     text = cli("inspect", bundle, "--json", tmp_path / "i.json").stdout
     assert "subnet d3  (config=3)" in text and "subnet d1  (depth=1, sure=1.0)" in text
+    assert "3 distinct regions, each loaded once for all subnets; less than 1.0 MiB of weights in common" in text
     assert "shared as they are" in text and "no other subnet reads it" in text
     assert text.count("program DeepNet.") == 2
     report = json.loads((tmp_path / "i.json").read_text())

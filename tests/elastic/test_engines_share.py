@@ -101,6 +101,7 @@ def test_widths_take_the_memory_of_the_largest_where_layers_are_divided(tmp_path
         family = ec.compile_family(supernet, configs, [(x,)], slower=slower)
         family.save(path := tmp_path / f"{slower}.elastic")
         for told in ("\n".join(family.sharing.decisions), family.inspect()):
+            assert "one packed copy is made per device" in told
             assert ("divided at the widths" in told) == (slower > 0)
         measure(path, cache=cache)
         alone = measure(path, [["w1024"]], cache=cache)
