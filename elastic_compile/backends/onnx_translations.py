@@ -127,6 +127,12 @@ def _aten_add(self, other, alpha=1):
     return torchlib.aten_add(self, other, alpha=alpha)
 
 
+@_translation(aten.rsub.Scalar)
+def _aten_rsub(self, other, alpha=1):
+    left, right = _operands(other, self)
+    return op.Sub(left, right if alpha == 1 else op.Mul(right, _constant(alpha, right.dtype)))
+
+
 @_translation(aten.mul.Tensor)
 def _aten_mul(self, other):
     if getattr(self, "dtype", None) == getattr(other, "dtype", 0) == ir.DataType.BOOL:

@@ -80,6 +80,11 @@ def _add(left, right, alpha=1):
     return NotImplemented
 
 
+@_own(aten.mul.Tensor)
+def _mul(left, right):
+    return left & right if _are_bools(left, right) else NotImplemented
+
+
 @_own(aten.rsub.Scalar, aten.rsub.Tensor)
 def _rsub(left, right, alpha=1):
     return torch.neg(left) * alpha + right
@@ -225,6 +230,40 @@ def _index(x, indices):
     merged = x.reshape(*x.shape[:first], math.prod(x.shape[axis] for axis in at), *rest)
     chosen = merged.index_select(first, flat.expand(shape).reshape(-1))
     return chosen.reshape(*x.shape[:first], *shape, *rest)
+
+
+def _promoting(target: OpOverload, then: Callable | None) -> Callable:
+    """`then` of operands that have the type that ATen computes in: the importer would write a number in the type of the
+    tensor beside it, so that a mask times 2 is a mask."""
+    def decompose(left, right, *args, **kwargs):
+        wanted = torch.result_type(left, right)
+        operands = [one.to(wanted) if isinstance(one, torch.Tensor) and one.dtype != wanted else one
+                    for one in (left, right)]
+        if operands[0] is not left or operands[1] is not right:
+            return target(*operands, *args, **kwargs)
+        return then(left, right, *args, **kwargs) if then else NotImplemented
+    return decompose
+
+
+for _target in (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor, aten.rsub.Scalar,
+                *(getattr(getattr(aten, name), overload) for name in ("lt", "le", "gt", "ge", "eq", "ne")
+                  for overload in ("Tensor", "Scalar"))):
+    _OWN[_target] = _promoting(_target, _OWN.get(_target))
+
+
+def _of_floats(target: OpOverload, then: Callable | None) -> Callable:
+    """`then` of floats: the importer would compute an integer's root as an integer."""
+    def decompose(x):
+        if _is_int(x):
+            return target(x.to(torch.get_default_dtype()))
+        return then(x) if then else NotImplemented
+    return decompose
+
+
+for _name in ("acos", "asin", "asinh", "atan", "atanh", "cos", "cosh", "erf", "erfc", "exp", "exp2", "expm1", "log",
+              "log10", "log1p", "log2", "reciprocal", "rsqrt", "sigmoid", "sin", "sinh", "sqrt", "tan", "tanh"):
+    _target = getattr(aten, _name).default
+    _OWN[_target] = _of_floats(_target, _OWN.get(_target))
 
 
 # ------------------------------------------------------------------------------------ converters

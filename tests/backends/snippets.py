@@ -508,6 +508,10 @@ SNIPPETS: tuple[Snippet, ...] = (
         lambda x: (x**2, x**3, x.abs() ** 0.5, 2**x, x.abs().pow(x), x.square(), x.abs().rsqrt()),
         _r(3, 7),
     ),
+    _case("masks_as_numbers", lambda m: ((m * 2 + ~m * m) * 0.5, m + 2, m / 2, 2 - m.int(), m == 2, m.exp()),
+          torch.tensor([True, False])),
+    _case("ints_beside_floats", lambda i: (i * 2.5, i + 0.5, 0.5 - i, i / 2.5, i < 1.5, i >= 1.5, i == 1.5,
+                                            2.5 / i, i.abs().sqrt() * 2, i.sigmoid() + i.sin()), _NEG),
     _case("int_powers", lambda a: (a**2, a**2.0, a.pow(3), 2.0**a), _NEG),
     _case(
         "exponentials",
