@@ -260,6 +260,8 @@ def _optimise(model: ir.Model) -> None:
     ir.passes.Sequential(
         common_passes.InlinePass(),
         ir.passes.PassManager([folding, rewriter.RewritePass(rules), *clean], steps=2, early_stop=True),
+        _BroadcastInstead(),
+        common_passes.RemoveUnusedNodesPass(),
         common_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         common_passes.LiftSubgraphInitializersToMainGraphPass(),
         common_passes.DeduplicateInitializersPass(),
@@ -267,6 +269,29 @@ def _optimise(model: ir.Model) -> None:
         common_passes.OutputFixPass(),
         common_passes.ClearMetadataAndDocStringPass(),
     )(model)
+
+
+class _BroadcastInstead(ir.passes.InPlacePass):
+    """Reads what an `Expand` gives before it is expanded, where the operator that reads it does that itself."""
+
+    OPERATORS = frozenset({"Add", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Min",
+                           "Mul", "Sub", "Where"})
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        changed = False
+        for node in model.graph:
+            if node.op_type == "Expand":
+                for reader, place in tuple(node.outputs[0].uses()):
+                    if reader.op_type in self.OPERATORS and self._full(reader, node.outputs[0]):
+                        reader.replace_input_with(place, node.inputs[0])
+                        changed = True
+        return ir.passes.PassResult(model, modified=changed)
+
+    def _full(self, reader: ir.Node, expanded: ir.Value) -> bool:
+        """Whether another input of `reader` has the whole shape, in numbers."""
+        shape = expanded.shape
+        return shape is not None and all(isinstance(size, int) for size in shape) and any(
+            other is not None and other is not expanded and other.shape == shape for other in reader.inputs)
 
 
 class _Rule:

@@ -149,6 +149,19 @@ def test_an_operator_that_onnx_has_is_kept_whole_beside_one_that_it_lacks() -> N
     assert "Resize" in operators and "GatherND" not in operators
 
 
+def test_what_an_operator_broadcasts_itself_is_not_expanded() -> None:
+    def normalised(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        z = y.expand_as(x)
+        return F.normalize(x, dim=-1), torch.where(x > z, x, z), z * z, z.exp()
+
+    inputs = [torch.randn(3, 4, 5), torch.randn(1, 5)]
+    made = source(normalised, inputs)
+    region = ONNX.compile([made])[0]
+    expanded = [node for node in model_of(region).graph.node if node.op_type == "Expand"]
+    assert len(expanded) <= 2, "only a product and an exponential of nothing but the smaller one need it expanded"
+    assert not differences(load(region, made.exported), normalised, inputs)
+
+
 def test_nothing_of_the_users_files_is_kept() -> None:
     assert __file__.encode() not in ONNX.compile([source(Net().eval(), [IMAGE])])[0].payload["model"]
 

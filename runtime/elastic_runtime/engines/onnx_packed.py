@@ -12,12 +12,13 @@ is created, and takes the mapped form instead when both have the same hash.
 """
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import mmap
 import os
 import platform
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -35,6 +36,8 @@ FORMAT = 2
 _EXTERNAL_FROM = 4096
 _LINE, _PAGE = 64, 4096
 _FREE_SIZE = 3
+_ROOM = 16
+"""Times the size of a model's weights that must be free in memory for them to be written there."""
 _NUMPY = {"float": "float32", "double": "float64"}
 
 # Field numbers of onnx.proto.
@@ -148,7 +151,7 @@ def _packed(source: Source, store: _Store, folder: Path, options: ort.SessionOpt
     arrays = {name: np.ascontiguousarray(array) for name, array in source.weights.items()}
     options.add_external_initializers(
         list(arrays), [ort.OrtValue.ortvalue_from_numpy(array) for array in arrays.values()])
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+    with tempfile.TemporaryDirectory(dir=_scratch(folder, arrays.values())) as scratch:
         options.optimized_model_filepath = os.path.join(scratch, "model")
         for entry, value in (("optimized_model_external_initializers_file_name", DATA),
                              ("optimized_model_external_initializers_min_size_in_bytes", str(_EXTERNAL_FROM)),
@@ -164,6 +167,18 @@ def _packed(source: Source, store: _Store, folder: Path, options: ort.SessionOpt
         with open(data, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, \
                 memoryview(mapped) as view:
             return _relocated(model, lambda entries: _moved(entries, view, store)), expected
+
+
+def _scratch(folder: Path, arrays: Iterable[np.ndarray]) -> Path:
+    """Where ONNX Runtime is to write what is read once and removed: memory, where there is plenty, since what all
+    models of a family have together is many times what is kept."""
+    memory = Path("/dev/shm")
+    size = sum(array.nbytes for array in arrays)
+    with contextlib.suppress(OSError):
+        found = os.statvfs(memory)
+        if os.access(memory, os.W_OK | os.X_OK) and found.f_bavail * found.f_frsize > _ROOM * size:
+            return memory
+    return folder
 
 
 # -------------------------------------------------------------------------------------- rewriting a model
