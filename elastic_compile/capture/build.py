@@ -413,7 +413,7 @@ def readable(label: str) -> str:
     """A heap label as a dotted name: self['_modules']['fc']['_parameters']['weight'] -> fc.weight."""
     parts = [p.strip("'\"") for p in label.replace("]", "").split("[")]
     kept = [p for p in parts if p not in ("self", "_modules", "_parameters", "_buffers", "")]
-    return "".join(ch if ch.isalnum() or ch in "._-" else "_" for ch in ".".join(kept))[:120]
+    return "".join(ch if ch.isalnum() or ch in "._-" else "_" for ch in ".".join(kept)).lstrip(".")[:120]
 
 
 def _outputs(event: Any) -> list[int]:
@@ -427,7 +427,9 @@ def _kind_of(expr: sympy.Basic) -> str:
 
 
 def _dim_name(expr: sympy.Basic) -> str:
-    text = "".join(ch if ch.isalnum() else "_" for ch in str(expr))
+    """A name of a size, other for other expressions."""
+    said = {"+": "plus", "-": "minus", "*": "times", "/": "over"}
+    text = "".join(said.get(ch, ch if ch.isalnum() else "_") for ch in str(expr))
     return text if text[:1].isalpha() else f"d_{text}"
 
 

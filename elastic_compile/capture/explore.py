@@ -17,7 +17,7 @@ import ctypes
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sympy
@@ -44,12 +44,33 @@ from elastic_compile.capture.tracer import (
     Tracer,
     changed_in_place,
 )
+from elastic_compile.capture.widening import (
+    GENERAL,
+    Group,
+    Widening,
+    difference,
+    distances,
+    expr_of,
+    has,
+    is_size,
+    order_of,
+    outline,
+    plan,
+    strides_for,
+)
 from elastic_compile.errors import CompileError, InternalError, Refusal
 from elastic_compile.refusals import Place, Stopped, stop
 
 MAX_SEGMENTS = 20_000
 MAX_MODES = 16
 MAX_ROUNDS = 256
+
+
+class Restart(BaseException):
+    """All is to be explored anew: what was taken to hang together at a loop head does not."""
+
+
+NOTHING = Widening()
 
 
 class Redo(BaseException):
@@ -227,6 +248,8 @@ class Explorer:
         self.hooks.surviving = self.heap.iterators
         self.joins: dict[Any, Segment] = {}
         self.widened: dict[Any, frozenset[Any]] = {}
+        self.growing: dict[Any, dict[Any, Widening]] = {}
+        self.fixed_sizes: set[Any] = set()
         self.unjoined: set[Any] = set()
         self.unrolled: set[Any] = set()
         self.wrappers: dict[int, torch.Tensor] = {}
@@ -285,11 +308,14 @@ class Explorer:
                         root = self.roots[explored]
                         explored += 1
                         self.explore_root(root)
+                except Restart:
+                    self.joins.clear()
+                    del self.modes[1:]
+                    continue
                 except Stopped:
-                    if not self.widened:
+                    if not (self.widened or self.growing):
                         raise
-                    self.unrolled.update(self.widened)
-                    self.widened.clear()
+                    self.widen_less()
                     self.joins.clear()
                     del self.modes[1:]
                     continue
@@ -303,6 +329,16 @@ class Explorer:
         finally:
             self.heap.uninstall()
 
+    def widen_less(self) -> None:
+        """After a refusal: loops whose sizes were carried at run time are unrolled instead; when there are none, those
+        whose numbers were."""
+        self.fixed_sizes.update(self.growing)
+        if self.growing:
+            self.growing.clear()
+        else:
+            self.unrolled.update(self.widened)
+            self.widened.clear()
+
     def explore_root(self, root: Root) -> None:
         tracer = self.tracer
         tracer.pending = [root.segment]
@@ -313,7 +349,7 @@ class Explorer:
             try:
                 self.path(target)
             except (Stopped, InternalError) as stopped:
-                if self.survey is None or self.widened:
+                if self.survey is None or self.widened or self.growing:
                     raise
                 if isinstance(stopped, Stopped):
                     self.survey.note(stopped.refusal)
@@ -457,7 +493,7 @@ class Explorer:
         if position in self.unjoined:
             return
         before = tracer.cursor
-        state, sizes = self.state(stack, self.widened.get(position, frozenset()))
+        state, sizes = self.state(stack, position)
         synced = tracer.cursor != before
         args, rewrites, kept = self.join_arguments(state, sizes)
         key = (position, state.key, self.knowledge(kept))
@@ -476,8 +512,9 @@ class Explorer:
             values[len(state.tensors) + index] = number
             for path in slots:
                 writes[path] = symbolic
+        grown = self.grow(state, values, writes)
         joined = tracer.new_segment(here)
-        joined.join = Join(key, position, tuple(values), state, writes, site.kind == "head", synced)
+        joined.join = Join(key, position, tuple(values), state, writes, grown, site.kind == "head", synced)
         here.end = Goto(joined, args)
         self.joins[key] = joined
         self.enter(joined, state)
@@ -492,7 +529,7 @@ class Explorer:
         if position in self.unjoined:
             return
         if ahead is not None and ahead.join is not None and ahead.join.synced and ahead.join.position == position:
-            state, _ = self.state(stack, self.widened.get(position, frozenset()))
+            state, _ = self.state(stack, position)
         while tracer.cursor < len(events) and isinstance(events[tracer.cursor], ScalarEvent) and (
             events[tracer.cursor].result is None
         ):
@@ -502,24 +539,42 @@ class Explorer:
                 return
             raise stop("EC120", tracer.site)
         joined = tracer.path[tracer.position + 1]
-        if joined.join.rewrites and state is None:
-            state, _ = self.state(stack, self.widened.get(joined.join.position, frozenset()))
+        if (joined.join.rewrites or joined.join.grown) and state is None:
+            state, _ = self.state(stack, joined.join.position)
         self.enter(joined, state)
         tracer.advance()
 
     def enter(self, joined: Segment, state: State | None) -> None:
-        """Go on behind a join: numbers carried at run time are written into the program's own variables, and
-        nothing computed before is a constant any more."""
+        """Go on behind a join: numbers carried at run time are written into the program's own variables, tensors whose
+        sizes are get a stand-in of such sizes, and nothing computed before is a constant any more."""
         if joined.join.rewrites:
             for path, symbolic in joined.join.rewrites.items():
                 state.slots[path].write(symbolic)
+        for index, fake in joined.join.grown.items():
+            self.tracer.stand_in_for(state.tensors[index], fake)
         self.tracer.fresh.clear()
         self.tracer.items.clear()
         self.tracer.decided.clear()
 
-    def state(self, stack: list[Call], widened: frozenset[Any]) -> tuple[State, Sequence[Any]]:
-        """The state at a point, and the symbolic sizes of its tensors."""
-        walker, sizes = self.walker(widened)
+    def state(self, stack: list[Call], position: tuple[Any, ...]) -> tuple[State, Sequence[Any]]:
+        """The state at a point, and the symbolic sizes of its tensors that are not widened."""
+        numbers = self.widened.get(position, frozenset())
+        plain = self.described(stack, Widening(numbers))
+        if position not in self.growing:
+            return plain
+        kind = outline(plain[0])
+        widening = self.growing[position].get(kind, NOTHING)
+        while widening.groups:
+            state, sizes = self.described(stack, Widening(numbers, widening.groups))
+            unready = [group for group in widening.groups if not self.ready(group, state)]
+            if not unready:
+                self.relate(position, kind, widening, state)
+                return state, sizes
+            widening = widening.without(unready)
+        return plain
+
+    def described(self, stack: list[Call], widening: Widening) -> tuple[State, Sequence[Any]]:
+        walker, sizes = self.walker(widening)
         for depth, call in enumerate(stack):
             names = call.frame.f_locals
             walker.state.tokens.append(("frame", depth))
@@ -540,7 +595,87 @@ class Explorer:
             walker.walk(self.wrappers[ident], ("state", ident))
         return walker.state, list(sizes)
 
-    def walker(self, widened: frozenset[Any], weights_are_static: bool = True) -> tuple[Walker, dict[Any, int]]:
+    def ready(self, group: Group, state: State) -> bool:
+        """Whether the sizes of a group can be carried from this visit on: their tensors are the path's own, of no
+        other memory and without gaps, and none is known to be 0 or 1, of which PyTorch has its own opinions."""
+        tracer = self.tracer
+        for path, _ in group.members:
+            if path not in state.members:
+                return False
+            if not is_size(path):
+                continue
+            tensor = state.tensors[state.tensor_at[path[:-2]]]
+            with torch._C.DisableTorchFunction():
+                own = torch._is_functional_tensor(tensor) and type(tensor) is torch.Tensor
+                storage = tensor.untyped_storage()._cdata if own else 0
+                shared = own and any(
+                    other is not tensor and torch._is_functional_tensor(other)
+                    and other.untyped_storage()._cdata == storage for other in state.tensors)
+            value = tracer.values[tracer.tensor_value(tensor)]
+            size = state.members[path]
+            if not own or shared or value.kind != "op" or order_of(value.fake) is None or (
+                isinstance(size, int) and size < GENERAL
+            ):
+                return False
+        return True
+
+    def relate(self, position: Any, kind: Any, widening: Widening, state: State) -> None:
+        """Add to a state's key how its widened sizes stand to one another. Those that are found not to hang together
+        are taken apart, and all is explored anew."""
+        loose: list[Any] = []
+        for group in widening.groups:
+            found = distances(group, state, self.tracer.symbols.proves)
+            loose.extend(path for (path, _), offset in zip(group.members, found.offsets) if offset is None)
+            state.tokens.append(("group", tuple(path for path, _ in group.members), found.offsets, found.general))
+            state.groups[group] = found
+        if loose:
+            self.widen(position, kind, self.growing[position][kind].loosened(loose))
+            self.tracer.dead = True
+            raise Restart
+
+    def widen(self, position: Any, kind: Any, wider: Widening) -> None:
+        self.widened[position] = self.widened.get(position, frozenset()) | wider.numbers
+        if wider.groups:
+            self.growing.setdefault(position, {})[kind] = replace(wider, numbers=frozenset())
+
+    def grow(self, state: State, values: list[int], writes: dict[Any, Any]) -> dict[int, torch.Tensor]:
+        """At a new join: fresh sizes for the groups of its state, as values of their tensors and writes of their
+        numbers. Gives the tensors' stand-ins, by their number in the state."""
+        tracer = self.tracer
+        sizes: dict[Any, Any] = {}
+        for group, found in state.groups.items():
+            base = tracer.symbols.create_unbacked_symint()
+            tracer.symbols.pending_fresh_unbacked_symbols.clear()
+            torch._check(base >= (found.least if found.general else max(
+                0, *(-(offset // ratio) for (path, ratio), offset in zip(group.members, found.offsets)
+                     if is_size(path)))))
+            for (path, ratio), offset in zip(group.members, found.offsets):
+                sizes[path] = base * ratio + offset
+                state.members[path] = sizes[path]
+                if is_size(path):
+                    state.sizes[path] = expr_of(sizes[path])
+                else:
+                    writes[path] = sizes[path]
+                    state.slots[path] = replace(state.slots[path], value=sizes[path])
+        grown: dict[int, torch.Tensor] = {}
+        made: dict[int, int] = {}
+        for path, index in state.tensor_at.items():
+            axes = [axis for axis in range(state.tensors[index].dim()) if (*path, "size", axis) in sizes]
+            if not axes:
+                continue
+            tensor = state.tensors[index]
+            if id(tensor) not in made:
+                old = tracer.values[tracer.tensor_value(tensor)].fake
+                shape = tuple(sizes.get((*path, "size", axis), size) for axis, size in enumerate(old.shape))
+                with tracer.recording_off(), tracer.fake_mode:
+                    fake = torch.empty_strided(shape, strides_for(shape, order_of(old)), dtype=old.dtype)
+                made[id(tensor)] = tracer.new_value("op", fake=fake)
+                tracer.bind_dims(made[id(tensor)], fake)
+                grown[index] = fake
+            values[index] = made[id(tensor)]
+        return grown
+
+    def walker(self, widening: Widening, weights_are_static: bool = True) -> tuple[Walker, dict[Any, int]]:
         """A walker that describes tensors by type, sizes and aliasing; and the symbolic sizes that it meets."""
         tracer = self.tracer
         aliases: dict[int, int] = {}
@@ -552,7 +687,7 @@ class Explorer:
                 return value
             return ("size", classes.setdefault(expr, len(classes)))
 
-        def describe(tensor: torch.Tensor, state: State) -> Any:
+        def describe(tensor: torch.Tensor, state: State, path: tuple[Any, ...]) -> Any:
             number = tracer.tensor_value(tensor)
             value = tracer.values[number]
             with torch._C.DisableTorchFunction():
@@ -561,15 +696,25 @@ class Explorer:
             alias = aliases.setdefault(storage, len(aliases))
             if value.kind == "weight" and weights_are_static:
                 return ("weight", number, alias)
+            state.tensor_at[path] = len(state.tensors)
             state.tensors.append(tensor)
             fake = value.fake
-            layout = (*fake.stride(), fake.storage_offset())
-            return (
-                "tensor", str(fake.dtype), tuple(size(s) for s in fake.shape), alias, type(tensor).__name__,
-                layout if all(isinstance(s, int) for s in layout) else "symbolic",
-            )
+            shape: list[Any] = []
+            layout: Any = (*fake.stride(), fake.storage_offset())
+            for axis, length in enumerate(fake.shape):
+                place = (*path, "size", axis)
+                state.sizes[place] = length if as_expr(length) is None else as_expr(length)
+                if walker.is_grouped(place):
+                    state.members[place] = state.sizes[place]
+                    shape.append(("grouped",))
+                    layout = order_of(fake)
+                else:
+                    shape.append(size(length))
+            if ("grouped",) not in shape and not all(isinstance(s, int) for s in layout):
+                layout = "symbolic"
+            return ("tensor", str(fake.dtype), tuple(shape), alias, type(tensor).__name__, layout)
 
-        walker = Walker(describe, self.heap.number, self.hooks.codes, widened)
+        walker = Walker(describe, self.heap.number, self.hooks.codes, widening.numbers, widening.grouped)
         walker.state.tokens.append((str(torch.get_default_dtype()), torch.is_autocast_enabled("cpu")))
         return walker, classes
 
@@ -603,8 +748,7 @@ class Explorer:
             number for number in changed
             if any((number, key) not in self.state_symbols for key, _, _ in self.heap.differences(number))
         ]
-        widened = frozenset(self.state_symbols)
-        walker, _ = self.walker(widened, weights_are_static=False)
+        walker, _ = self.walker(Widening(frozenset(self.state_symbols)), weights_are_static=False)
         if not structural:
             for owner, (key, _) in first.content:
                 walker.walk(self.heap.objects[owner][key], (owner, key), lambda new: None)
@@ -733,8 +877,9 @@ class Explorer:
 
     # -- loops
     def consider_widening(self, position: tuple[Any, ...], state: State) -> None:
-        """At the head of a loop that came round again: if only Python numbers changed, and the last two rounds
-        did the same operations, explore the loop anew with those numbers carried at run time."""
+        """At the head of a loop that came round again: if only Python numbers and sizes of tensors changed, and the
+        last two rounds did the same operations, explore the loop anew, from the first round that has them all, with
+        those carried at run time. Sizes are carried where data decides how many rounds there are, not otherwise."""
         tracer = self.tracer
         rounds = [segment for segment in tracer.path if segment.join is not None and segment.join.position == position]
         if len(rounds) > MAX_ROUNDS:
@@ -742,17 +887,24 @@ class Explorer:
         if len(rounds) < 2 or position in self.unrolled:
             return
         before = rounds[-1].join.state
-        changed = _changed_slots(before, state)
+        changed = difference(before, state)
         if changed is None:
+            return
+        sized = any(map(is_size, changed))
+        if sized and position in self.fixed_sizes:
             return
         index = [tracer.path.index(segment) for segment in rounds[-2:]]
         last = _signature(tracer.path[index[1]:])
-        if last != _signature(tracer.path[index[0]:index[1]]):
+        if last != _signature(tracer.path[index[0]:index[1]]) or (sized and "decision" not in last):
             return
-        first = rounds[0]
-        if any(slot not in first.join.state.slots for slot in changed):
+        kind = outline(state)
+        old = replace(
+            self.growing.get(position, {}).get(kind, NOTHING), numbers=self.widened.get(position, frozenset()))
+        wider = plan(old, changed, before, state)
+        if wider == old:
             return
-        self.widened[position] = self.widened.get(position, frozenset()) | changed
+        first = next(segment for segment in rounds if all(has(segment.join.state, path) for path in changed))
+        self.widen(position, kind, wider)
         self.forget(first)
         tracer.pending.append(first.parent)
         first.parent.end = None
@@ -811,23 +963,6 @@ def _local_writer(frame: types.FrameType, name: str) -> Callable[[Any], None]:
             ctypes.pythonapi.PyFrame_LocalsToFast(ctypes.py_object(frame), ctypes.c_int(0))
 
     return write
-
-
-def _changed_slots(before: State, now: State) -> frozenset[Any] | None:
-    """The slots whose Python numbers alone tell the two states apart; None when something else does."""
-    if len(before.tokens) != len(now.tokens):
-        return None
-    changed = set()
-    for i, (a, b) in enumerate(zip(before.tokens, now.tokens)):
-        if a == b:
-            continue
-        slot = now.slot_at.get(i)
-        if slot not in now.slots or before.slot_at.get(i) != slot or now.slots[slot].write is None:
-            return None
-        if a[0] != b[0] and "scalar" not in (a[0], b[0]):
-            return None
-        changed.add(slot)
-    return frozenset(changed) or None
 
 
 def _signature(path: list[Segment]) -> tuple[Any, ...]:

@@ -9,6 +9,7 @@ executions, so that an object the key cannot account for forbids a join instead 
 """
 from __future__ import annotations
 
+import collections
 import contextvars
 import copyreg
 import enum
@@ -26,6 +27,8 @@ from elastic_compile.capture.symbols import as_expr
 from elastic_compile.refusals import stop
 
 ATOMS = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis), type(NotImplemented))
+#: Built-in types whose objects hold more than their attributes; a class of the user's may derive from them.
+WITH_CONTENT = (int, float, complex, str, bytes, bytearray, collections.deque)
 BY_IDENTITY = (
     type, contextvars.ContextVar, types.ModuleType, types.BuiltinFunctionType, types.MethodDescriptorType,
     types.WrapperDescriptorType, torch.SymInt, torch.SymFloat, torch.SymBool, torch.dtype, torch.layout,
@@ -44,7 +47,8 @@ class Slot:
 
 @dataclass
 class State:
-    """The outcome of a walk: `key` (hashable), `tensors` and `scalars` in canonical order, number `slots`."""
+    """The outcome of a walk: `key` (hashable), `tensors` and `scalars` in canonical order, number `slots`; `sizes` of
+    tensors (ints or expressions) and `members`, the numbers and sizes that are related to one another, by path."""
 
     tokens: list[Any] = field(default_factory=list)
     tensors: list[torch.Tensor] = field(default_factory=list)
@@ -52,6 +56,10 @@ class State:
     slots: dict[tuple[Any, ...], Slot] = field(default_factory=dict)
     slot_at: dict[int, tuple[Any, ...]] = field(default_factory=dict)
     scalar_slots: dict[tuple[Any, ...], int] = field(default_factory=dict)
+    sizes: dict[tuple[Any, ...], Any] = field(default_factory=dict)
+    tensor_at: dict[tuple[Any, ...], int] = field(default_factory=dict)
+    members: dict[tuple[Any, ...], Any] = field(default_factory=dict)
+    groups: dict[Any, Any] = field(default_factory=dict)
     keep: list[Any] = field(default_factory=list)
 
     @property
@@ -60,30 +68,41 @@ class State:
 
 
 class Walker:
-    """Describes objects as tokens. `describe_tensor(tensor, state)` gives a tensor's token; `widened` holds the
-    slot paths whose numbers are run-time values; `codes` the rewritten code, whose suspended frames hold nothing but
-    their locals; `known` maps ids of objects that existed before the call to
-    their number in the heap."""
+    """Describes objects as tokens. `describe_tensor(tensor, state, path)` gives a tensor's token; `widened` holds
+    the slot paths whose numbers are run-time values of their own, `grouped` those that hang together with sizes;
+    `codes` the rewritten code, whose suspended frames hold nothing but their locals; `known` maps ids of objects that
+    existed before the call to their number in the heap."""
 
     def __init__(
         self,
-        describe_tensor: Callable[[torch.Tensor, State], Any],
+        describe_tensor: Callable[[torch.Tensor, State, tuple[Any, ...]], Any],
         known: dict[int, int],
         codes: Container[types.CodeType] = (),
         widened: frozenset[tuple[Any, ...]] = frozenset(),
+        grouped: frozenset[tuple[Any, ...]] = frozenset(),
     ) -> None:
         self.describe_tensor = describe_tensor
         self.known = known
         self.codes = codes
         self.widened = widened
+        self.grouped = grouped
         self.state = State()
         self.seen: dict[int, int] = {}
         self.scalar_class: dict[Any, int] = {}
+
+    def is_grouped(self, path: tuple[Any, ...]) -> bool:
+        """Whether what is at a path, met for the first time, is to be related to others."""
+        return path in self.grouped and path not in self.state.members
 
     def number(self, value: Any, path: tuple[Any, ...], write: Callable[[Any], None] | None) -> None:
         """A Python or symbolic number that a loop may change."""
         state = self.state
         expr = as_expr(value)
+        if self.is_grouped(path) and write is not None and type(value) in (int, torch.SymInt):
+            state.slots[path] = Slot(path, value, write)
+            state.members[path] = value
+            state.tokens.append(("grouped",))
+            return
         if expr is not None:
             state.slots[path] = Slot(path, value, write)
             state.slot_at[len(state.tokens)] = path
@@ -115,7 +134,7 @@ class Walker:
             self.number(value, path, write)
             return
         if isinstance(value, torch.Tensor):
-            tokens.append(self.describe_tensor(value, self.state))
+            tokens.append(self.describe_tensor(value, self.state, path))
             if getattr(value, "__dict__", None):
                 self.walk(value.__dict__, (*path, "attributes"))
             return
@@ -148,11 +167,13 @@ class Walker:
 
     def compound(self, value: Any, kind: type, path: tuple[Any, ...]) -> None:
         tokens = self.state.tokens
-        if kind in (tuple, list, torch.Size) or (isinstance(value, tuple) and hasattr(value, "_fields")):
+        if isinstance(value, (tuple, list)):
             tokens.append((kind.__qualname__, id(kind), len(value)))
-            settable = kind is list
-            for i, item in enumerate(value):
+            self.state.keep.append(kind)
+            settable = isinstance(value, list)
+            for i, item in enumerate(list.__iter__(value) if settable else tuple.__iter__(value)):
                 self.walk(item, (*path, i), _item_writer(value, i) if settable else None)
+            self.attributes(value, path)
         elif isinstance(value, dict):
             tokens.append(("dict", id(kind), len(value)))
             for name, item in value.items():
@@ -196,7 +217,9 @@ class Walker:
             tokens.append(("exception", id(kind)))
             self.walk(value.args, (*path, "args"))
             self.attributes(value, path)
-        elif hasattr(value, "__dict__") and kind.__reduce_ex__ is object.__reduce_ex__ and not _has_state_methods(kind):
+        elif hasattr(value, "__dict__") and kind.__reduce_ex__ is object.__reduce_ex__ and not (
+            _has_state_methods(kind) or isinstance(value, WITH_CONTENT)
+        ):
             tokens.append(("object", id(kind)))
             self.state.keep.append(kind)
             self.attributes(value, path)

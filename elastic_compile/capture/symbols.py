@@ -35,6 +35,10 @@ class Symbols(ShapeEnv):
             return self.decide(expr, sym_node.pytype)
         return super().evaluate_sym_node(sym_node, size_oblivious, fallback_value)
 
+    def proves(self, expr: sympy.Basic) -> bool:
+        """Whether a condition is known to hold."""
+        return expr is sympy.true or self._maybe_evaluate_static(expr) is sympy.true
+
     def snapshot(self) -> dict[str, Any]:
         """A copy of everything that learning a fact can change."""
         return {name: value.copy() for name, value in vars(self).items() if isinstance(value, (dict, list, set))}

@@ -224,6 +224,7 @@ class Join:
     values: tuple[int, ...]
     state: Any
     rewrites: dict[Any, Any]
+    grown: dict[int, torch.Tensor]
     loop: bool
     synced: bool
 
@@ -274,6 +275,7 @@ class Tracer:
         self.literals: dict[Any, int] = {}
         self.host_functions: dict[str, HostFunction] = {}
         self.aliases: list[torch.Tensor] = []
+        self.stood_in: dict[int, torch.Tensor] = {}
         self.unknown_arrays: dict[int, Any] = {}
         self.gathered: set[int] = set()
         self.symbol_value: dict[sympy.Symbol, tuple[Any, ...]] = {}
@@ -342,6 +344,11 @@ class Tracer:
         if isinstance(tensor, FakeTensor):
             raise InternalError("a tensor of unknown origin reached the trace")
         return self.weight(tensor)
+
+    def stand_in_for(self, tensor: torch.Tensor, fake: torch.Tensor) -> None:
+        """Make a tensor of the running program, wherever the program holds it, denote the value of `fake`."""
+        torch._C._swap_tensor_impl(tensor, torch._to_functional_tensor(fake))
+        self.stood_in[id(tensor)] = tensor
 
     @contextlib.contextmanager
     def recording_off(self) -> Iterator[None]:
@@ -456,6 +463,7 @@ class Tracer:
             known = self.segment.known.get(self.cursor)
             if known is not None and known.name == name and len(known.operands) == len(operands) and (
                 all(map(_identical, known.operands, operands)) and not changed_in_place(known.result)
+                and id(known.result) not in self.stood_in
             ):
                 for event in self.segment.events[self.cursor: self.cursor + known.events]:
                     if isinstance(event, OpEvent):

@@ -15,7 +15,7 @@ from elastic_compile.refusals import Stopped
 
 
 def key(value, widened=frozenset()):
-    def describe(tensor: torch.Tensor, state: State):
+    def describe(tensor: torch.Tensor, state: State, path):
         state.tensors.append(tensor)
         return ("tensor", str(tensor.dtype), tuple(tensor.shape))
 
@@ -35,6 +35,14 @@ class Slotted:
 
     def __init__(self, a, b):
         self.a, self.b = a, b
+
+
+class Many(list):
+    """A list of the user's own class, as libraries make them."""
+
+
+class Named(str):
+    pass
 
 
 def closure(n):
@@ -82,7 +90,7 @@ DIFFERENT = [
     (iter([1, 2]), advanced(iter([1, 2]), 1)), (torch.zeros(2), torch.zeros(3)),
     (torch.zeros(2), torch.zeros(2, dtype=torch.int64)), (float("nan"), 0.0), (0.0, -0.0),
     (ValueError("x"), ValueError("y")),
-    ({1}, {1, 2}), ("a", b"a"),
+    ({1}, {1, 2}), ("a", b"a"), (Many([1]), Many([2])), (Many([1]), [1]), (Named("a"), Named("b")),
 ]
 
 

@@ -568,13 +568,83 @@ class GrowingCatUnbounded(nn.Module):
     def forward(self, x):
         sequence = x
         while sequence[-1].sum() < 3:
-            sequence = torch.cat([sequence, sequence[-1:] * 1.5 + 0.1])
+            sequence = torch.cat([sequence, sequence[-1:].abs() * 1.5 + 0.1])
         return sequence
 
 
-@case(paths=2, loop=True, pending="EC110")
+@case(paths=2, loop=True)
 def growing_cat_unbounded():
     return GrowingCatUnbounded(), [(torch.full((1, 2), v),) for v in (2.0, 1.0, 0.1)]
+
+
+class Decoder(nn.Module):
+    """Greedy decoding with a cache of keys and values, until a token says that it is the last."""
+
+    def __init__(self, limit=6):
+        super().__init__()
+        self.embed = nn.Embedding(5, 4)
+        self.query, self.key, self.value = (nn.Linear(4, 4) for _ in range(3))
+        self.head = nn.Linear(4, 5)
+        self.limit = limit
+
+    def attend(self, tokens, cache):
+        x = self.embed(tokens)
+        keys, values = self.key(x), self.value(x)
+        if cache is not None:
+            keys, values = torch.cat([cache[0], keys], 1), torch.cat([cache[1], values], 1)
+        mask = torch.ones(tokens.shape[1], keys.shape[1], dtype=torch.bool).tril(keys.shape[1] - tokens.shape[1])
+        heads = (part[:, None] for part in (self.query(x), keys, values))
+        return nn.functional.scaled_dot_product_attention(*heads, mask)[:, 0], (keys, values)
+
+    def forward(self, tokens):
+        cache, new = None, tokens
+        while tokens.shape[1] < self.limit:
+            x, cache = self.attend(new, cache)
+            new = self.head(x[:, -1]).argmax(-1, keepdim=True)
+            tokens = torch.cat([tokens, new], 1)
+            if new == 0:
+                break
+        return tokens, cache[0].sum(1)
+
+
+@case(paths=2, loop=True, longer={"limit": 20}, seed=3)
+def decode_with_a_cache(limit=7):
+    calls = [(torch.tensor([[a, b]]),) for a in range(5) for b in range(5)]
+    return Decoder(limit), calls
+
+
+class GrowsByData(nn.Module):
+    """Each round keeps as many rows as its data says."""
+
+    def forward(self, x):
+        kept, rows, rounds = x, x, 0
+        while kept.sum() < 12:
+            rows = rows.abs() * 1.25 + 0.1
+            kept = torch.cat([kept, rows[rows.sum(1) > 1]])
+            rounds = rounds + 1
+        return kept, kept.shape[0], rounds
+
+
+@case(paths=None, loop=True)
+def growth_by_what_data_keeps():
+    return GrowsByData(), [(x.abs() + 0.1,) for x in sweep(6, 3, 2)]
+
+
+class TwoRates(nn.Module):
+    """Two caches, of which one takes two rows in the time that the other takes one."""
+
+    def forward(self, x, n):
+        slow, fast = x[:2], x[:3]
+        for i in range(int(n)):
+            step = torch.tanh(x[:1] + slow.mean(0, keepdim=True) - fast.mean(0, keepdim=True))
+            slow = torch.cat([slow, step])
+            fast = torch.cat([fast, step * 2, step + i])
+        return slow, fast, slow.shape[0] + fast.shape[0]
+
+
+@case(paths=None, loop=True)
+def two_caches_at_different_rates():
+    return TwoRates(), [(x, torch.tensor(n)) for n, x in zip((0, 1, 2, 5, 9), sweep(5, 3, 2))]
 
 
 class TakeWhile(nn.Module):
