@@ -6,8 +6,8 @@ In: this machine; `--work`, where what was compiled and measured stays, so that 
 Never: tests on a subnet that was fitted on, or leaves out one that was measured badly.
 
 Parts and `--anchors` subnets are fitted on, 100 others are predicted; all are measured in one run, shuffled, so that
-no group has better minutes than another. Repeatability is a second measurement of the same 100 after that: what no
-predictor can go below. Measuring needs neither torch nor the networks: a plan made when compiling says what to call.
+no group has better minutes than another. Repeatability is a second measurement of the same 100 (or of `--repeats` of
+them) after that: what no predictor can go below. Measuring needs neither torch nor the networks: a plan made when compiling says what to call.
 """
 from __future__ import annotations
 
@@ -138,20 +138,22 @@ def report(name: str, made: Plan, table: lt.LatencyTable, again: lt.LatencyTable
     sums = made.sums(table, fitted), made.sums(table, tested)
     predictor = fit(space, configurations(fitted), ms(table, fitted), composed_ms=sums[0])
     bare = fit(space, configurations(fitted), ms(table, fitted))
-    values, second = ms(table, tested), ms(again, tested)
+    repeated = [number for number, id in enumerate(tested) if id in again.by_id()]
+    values, second = ms(table, tested), ms(again, [tested[number] for number in repeated])
     found = predictor.predict(configurations(tested), composed_ms=sums[1], outside="widen")
     print(f"{name}, {len(fitted)} anchors, {len(tested)} tested, {values.min():.2f} to {values.max():.2f} ms, "
           f"{made.threads} thread(s), {predictor.report.recipe}")
-    print(f"  {'':28}{'error %':>9}{'±10 %':>9}{'tau':>9}{'cover %':>9}{'width':>9}")
+    print(f"  {'':32}{'error %':>9}{'±10 %':>9}{'tau':>9}{'cover %':>9}{'width':>9}")
     for label, line, bounds in (
             ("sum of parts", sums[1], None),
             ("anchors alone", bare.predict(configurations(tested), outside="widen").ms, None),
-            ("predictor", found.ms, (found.low_ms, found.high_ms)), ("measured again", second, None)):
-        off = np.abs(line / values - 1)
+            ("predictor", found.ms, (found.low_ms, found.high_ms)), (f"measured again, {len(repeated)} of them", second, None)):
+        measured_ms = values if len(line) == len(values) else values[repeated]
+        off = np.abs(line / measured_ms - 1)
         inside = 0.0 if bounds is None else 100 * np.mean((bounds[0] <= values) & (values <= bounds[1]))
         tail = "" if bounds is None else f"{inside:9.1f}{np.median(bounds[1] / bounds[0]):9.3f}"
-        print(f"  {label:28}{100 * off.mean():9.2f}{100 * np.mean(off <= 0.1):9.1f}"
-              f"{kendalltau(line, values).statistic:9.3f}{tail}", flush=True)
+        print(f"  {label:32}{100 * off.mean():9.2f}{100 * np.mean(off <= 0.1):9.1f}"
+              f"{kendalltau(line, measured_ms).statistic:9.3f}{tail}", flush=True)
 
 
 def main() -> None:
@@ -163,6 +165,7 @@ def main() -> None:
     options.add_argument("--threads", type=int, default=1)
     options.add_argument("--budget-s", type=float, default=200.0, help="of the first measurement of a network; the "
                                                                      "second one has half of it")
+    options.add_argument("--repeats", type=int, help="tests that are measured a second time; all of them by default")
     options.add_argument("--stop-after", choices=("compile", "measure"))
     given = options.parse_args()
     for name in given.spaces.split(","):
@@ -170,7 +173,7 @@ def main() -> None:
         print(f"{name}: {len(made.subjects)} compiled", flush=True)
         if given.stop_after == "compile":
             continue
-        tests = [made.subjects[id] for id in made.content["tested"]]
+        tests = [made.subjects[id] for id in made.content["tested"][:given.repeats]]
         tables = (made.folder / f"{kind}-{given.threads}.json" for kind in ("table", "again"))
         table = measured(list(made.subjects.values()), next(tables), given.threads, given.budget_s)
         again = measured(tests, next(tables), given.threads, given.budget_s / 2)

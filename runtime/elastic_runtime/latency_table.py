@@ -326,10 +326,10 @@ def check(checked: LatencyTable, *, file: str = "table",
 
 
 def _check_conditions(conditions: Conditions, where: str) -> None:
-    for name in ("frequency_mhz", "load", "temperature_c"):
+    for name, least in (("frequency_mhz", 1e-9), ("load", 0.0), ("temperature_c", -math.inf)):
         value = getattr(conditions, name)
-        if value is not None and (not math.isfinite(value) or (value < 0 and name != "temperature_c")):
-            raise TableError(where, "conditions", f"{name} = {value}", "a finite number, or null")
+        if value is not None and not (math.isfinite(value) and value >= least):
+            raise TableError(where, "conditions", f"{name} = {value}", "a finite number that is possible, or null")
 
 
 def _check_numbers(entry: Entry, where: str) -> None:
@@ -340,8 +340,8 @@ def _check_numbers(entry: Entry, where: str) -> None:
         _check_timing(entry.timing, where)
     for name in ("memory_bytes", "energy_mj"):
         value = getattr(entry, name)
-        if value is not None and (not math.isfinite(value) or value < 0):
-            raise TableError(where, name.replace("_", "-"), value, "a finite number >= 0, or null")
+        if value is not None and (not math.isfinite(value) or value <= 0):
+            raise TableError(where, name.replace("_", "-"), value, "a finite number above zero, or null")
     for name, value in entry.config.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise TableError(where, "config", f"{name} = {value}", "finite numbers")

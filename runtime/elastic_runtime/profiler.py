@@ -229,7 +229,7 @@ def _energy_mj(call: Callable[[], Any], ms: float) -> float | None:
     for _ in range(times):
         call()
     used = counter.used_mj()
-    return None if used is None else used / times
+    return used / times if used else None  # none at all: the counter is too coarse, or stands still
 
 
 @contextmanager
