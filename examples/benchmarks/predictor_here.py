@@ -7,7 +7,8 @@ Never: tests on a subnet that was fitted on, or leaves out one that was measured
 
 Parts and `--anchors` subnets are fitted on, 100 others are predicted; all are measured in one run, shuffled, so that
 no group has better minutes than another. Repeatability is a second measurement of the same 100 (or of `--repeats` of
-them) after that: what no predictor can go below. Measuring needs neither torch nor the networks: a plan made when compiling says what to call.
+them) after that: what no predictor can go below. Measuring needs neither torch nor the networks: a plan made when
+compiling says what to call.
 """
 from __future__ import annotations
 
@@ -147,7 +148,8 @@ def report(name: str, made: Plan, table: lt.LatencyTable, again: lt.LatencyTable
     for label, line, bounds in (
             ("sum of parts", sums[1], None),
             ("anchors alone", bare.predict(configurations(tested), outside="widen").ms, None),
-            ("predictor", found.ms, (found.low_ms, found.high_ms)), (f"measured again, {len(repeated)} of them", second, None)):
+            ("predictor", found.ms, (found.low_ms, found.high_ms)),
+            (f"measured again, {len(repeated)} of them", second, None)):
         measured_ms = values if len(line) == len(values) else values[repeated]
         off = np.abs(line / measured_ms - 1)
         inside = 0.0 if bounds is None else 100 * np.mean((bounds[0] <= values) & (values <= bounds[1]))
