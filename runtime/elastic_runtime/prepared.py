@@ -101,7 +101,7 @@ class Standing:
     def __init__(self, prepared: Prepared, mode: int, fresh: bool) -> None:
         self.prepared, self.mode, self.fresh = prepared, prepared.program.modes[mode], fresh
         self.entries = self.mode.entries
-        self.after: dict[str, Standing] = {}
+        self.after: dict[str, Standing] = {prepared.name: self}
         self._readers: dict[Standing, Callable[[tuple[Any, ...]], tuple[Any, ...]]] = {}
 
     def taken(self, held: Standing, state: tuple[Any, ...]) -> tuple[Any, ...]:
