@@ -36,7 +36,36 @@ def _fmin(self, other):
 
 @_decomposition(aten.hypot.default)
 def _hypot(self, other):
-    return (self * self + other * other).sqrt()
+    made = (self * self + other * other).sqrt()
+    return torch.where((self.abs() == math.inf) | (other.abs() == math.inf), math.inf, made)
+
+
+@_decomposition(aten.xlogy.Tensor)
+def _xlogy(self, other):
+    return torch.where((self == 0) & ~other.isnan(), torch.zeros_like(other), self * other.log())
+
+
+@_decomposition(aten.heaviside.default)
+def _heaviside(self, values):
+    return torch.where(self == 0, values, (self > 0).to(self.dtype))
+
+
+@_decomposition(aten.logit.default)
+def _logit(self, eps=None):
+    if not self.dtype.is_floating_point:
+        return NotImplemented
+    inside = self if eps is None else self.clamp(eps, 1 - eps)
+    return (inside / (1 - inside)).log()
+
+
+@_decomposition(aten.nan_to_num.default)
+def _nan_to_num(self, nan=None, posinf=None, neginf=None):
+    if not self.dtype.is_floating_point:
+        return self.clone()
+    limits = torch.finfo(self.dtype)
+    made = torch.where(self.isnan(), torch.full_like(self, 0.0 if nan is None else nan), self)
+    made = torch.where(self == math.inf, torch.full_like(self, limits.max if posinf is None else posinf), made)
+    return torch.where(self == -math.inf, torch.full_like(self, limits.min if neginf is None else neginf), made)
 
 
 @_decomposition(aten.signbit.default)
@@ -52,12 +81,18 @@ def _copysign(self, other):
 @_decomposition(aten.median.default)
 def _median(self):
     flat = self.reshape(-1)
-    return flat.sort()[0].select(0, (flat.shape[0] - 1) // 2)
+    made = flat.sort()[0].select(0, (flat.shape[0] - 1) // 2)
+    return torch.where(flat.isnan().any(), math.nan, made) if self.dtype.is_floating_point else made
 
 
 @_decomposition(aten.median.dim)
 def _median_dim(self, dim, keepdim=False):
-    return _kthvalue(self, (self.shape[dim] + 1) // 2, dim, keepdim)
+    values, indices = _kthvalue(self, (self.shape[dim] + 1) // 2, dim, keepdim)
+    if not self.dtype.is_floating_point:
+        return values, indices
+    holes = self.isnan()
+    hole, place = holes.any(dim, keepdim), holes.to(torch.uint8).argmax(dim, keepdim)
+    return torch.where(hole, math.nan, values), torch.where(hole, place, indices)
 
 
 @_decomposition(aten.kthvalue.default)
@@ -107,6 +142,7 @@ def _running(better: Callable, lowest: Callable, what: str) -> Callable:
         while step < size:
             earlier = _shifted(values, dim, step, lowest(self.dtype))
             keep = better(values, earlier)
+            keep = keep | values.isnan() if self.dtype.is_floating_point else keep
             indices = torch.where(keep, indices, _shifted(indices, dim, step, 0))
             values = torch.where(keep, values, earlier)
             step *= 2
@@ -184,6 +220,8 @@ def _searchsorted(sorted_sequence, self, out_int32=False, right=False, side=None
         sorted_sequence = sorted_sequence.gather(-1, sorter)
     row = sorted_sequence.unsqueeze(-2) if sorted_sequence.dim() > 1 else sorted_sequence
     below = row <= self.unsqueeze(-1) if right or side == "right" else row < self.unsqueeze(-1)
+    if self.dtype.is_floating_point:
+        below = below | self.isnan().unsqueeze(-1)
     return below.sum(-1, dtype=torch.int32 if out_int32 else torch.int64)
 
 

@@ -5,8 +5,10 @@ Never: depends on a region or a weight.
 
 Every entry is here because an operator was refused or differed from eager; `tests/backends` holds the case.
 
-What still differs, because ONNX Runtime's own kernels do: max, min, argmax and argmin over data that holds nan
-(ATen gives nan, or its place), sign(nan) (ATen gives 0), and sums and products of int64 beyond 2**53.
+Where data holds nan, ONNX Runtime's ReduceMax, ReduceMin, ArgMax, ArgMin and MaxPool pass it over and Sign keeps it,
+while ATen gives nan, or its place, and 0; its Max, Min, Clip between two bounds and TopK are as ATen's. What still
+differs: gelu of infinities, the place that pooling gives where several of a window are nan, and sums and products of
+int64 beyond 2**53.
 """
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ import onnx_ir as ir
 import torch
 from onnxscript.function_libs.torch_lib.ops import common
 from onnxscript.function_libs.torch_lib.ops import core as torchlib
+from onnxscript.function_libs.torch_lib.ops import linalg as torchlib_linalg
 from onnxscript.function_libs.torch_lib.ops import nn as torchlib_nn
+from onnxscript.function_libs.torch_lib.ops import special as torchlib_special
 from onnxscript.onnx_opset import opset20 as op
 from torch._ops import OpOverload
 
@@ -55,6 +59,12 @@ def _cast(value: ir.Value, dtype: ir.DataType) -> ir.Value:
     """A cast whose result keeps its shape and type for the translations that follow."""
     made = op.Cast(value, to=dtype)
     made.shape, made.dtype = value.shape, ir.DataType(dtype)
+    return made
+
+
+def _like(made: ir.Value, given: ir.Value) -> ir.Value:
+    """`made` with the shape and type of `given`, for the translations that follow."""
+    made.shape, made.dtype = given.shape, given.dtype
     return made
 
 
@@ -140,6 +150,51 @@ def _aten_mul(self, other):
     return torchlib.aten_mul(self, other)
 
 
+@_translation(aten.sign.default)
+def _aten_sign(self):
+    made = torchlib.aten_sign(self)
+    return op.Where(op.IsNaN(self), _constant(0, self.dtype), made) if _is_float(self) else made
+
+
+@_translation(aten.clamp.default)
+def _aten_clamp(self, min=None, max=None):
+    """Clip takes a bound that is not given for the largest number, which infinity is beyond."""
+    if not _is_float(self) or (min is None) == (max is None):
+        return torchlib.aten_clamp(self, min, max)
+    return op.Max(self, _tensor(min, self)) if max is None else op.Min(self, _tensor(max, self))
+
+
+@_translation(aten.clamp_min.default, aten.clamp_min.Tensor)
+def _aten_clamp_min(self, min):
+    if _is_float(self):
+        return op.Max(self, _tensor(min, self))
+    number = isinstance(min, (int, float))
+    return torchlib.aten_clamp(self, min=min) if number else torchlib.aten_clamp_min_tensor(self, min)
+
+
+@_translation(aten.clamp_max.default, aten.clamp_max.Tensor)
+def _aten_clamp_max(self, max):
+    if _is_float(self):
+        return op.Min(self, _tensor(max, self))
+    number = isinstance(max, (int, float))
+    return torchlib.aten_clamp(self, max=max) if number else torchlib.aten_clamp_max_tensor(self, max)
+
+
+def _is_negative(value: ir.Value, zero: ir.Value) -> ir.Value:
+    """Whether the sign is minus, that of zero too."""
+    return op.Or(op.Less(value, zero), op.And(op.Equal(value, zero), op.Less(op.Reciprocal(value), zero)))
+
+
+@_translation(aten.atan2.default)
+def _aten_atan2(self, other):
+    zero, half, full = (_constant(number, self.dtype) for number in (0.0, math.pi / 4, math.pi))
+    rise, run = op.Abs(self), op.Abs(other)
+    even = op.Where(op.Equal(rise, zero), zero, half)
+    angle = op.Where(op.Equal(rise, run), even, op.Atan(op.Div(rise, run)))
+    angle = op.Where(_is_negative(other, zero), op.Sub(full, angle), angle)
+    return op.Where(_is_negative(self, zero), op.Neg(angle), angle)
+
+
 @_translation(aten.neg.default)
 def _aten_neg(self):
     return op.Sub(_constant(0, self.dtype), self) if self.dtype == ir.DataType.UINT8 else op.Neg(self)
@@ -203,6 +258,8 @@ def _aten_softmax(self, dim, half_to_float):
 def _aten_pow_scalar(self, exponent):
     if exponent == 2 and (_is_float(self) or isinstance(exponent, int)):
         return op.Mul(self, self)
+    if abs(exponent) == 0.5 and _is_float(self):
+        return op.Sqrt(self) if exponent > 0 else op.Reciprocal(op.Sqrt(self))
     return torchlib.aten_pow_tensor_scalar(self, exponent)
 
 
@@ -239,14 +296,76 @@ def _aten_all(self, dim=None, keepdim=False):
     return _reduce_bool(op.ReduceMin, self, _as_list(dim), keepdim)
 
 
-@_translation(aten.amax.default)
+@_translation(aten.amax.default, aten.max.default)
 def _aten_amax(self, dim=(), keepdim=False):
-    return op.ReduceMax(self, _axes(dim), keepdims=keepdim) if dim else op.ReduceMax(self, keepdims=keepdim)
+    """With the sum of magnitudes, which is nan where data is, and of which the negative is below all of the data."""
+    axes = [_axes(dim)] if dim else []
+    made = op.ReduceMax(self, *axes, keepdims=keepdim)
+    return op.Max(made, op.Neg(op.ReduceSum(op.Abs(self), *axes, keepdims=keepdim))) if _is_float(self) else made
 
 
-@_translation(aten.amin.default)
+@_translation(aten.amin.default, aten.min.default)
 def _aten_amin(self, dim=(), keepdim=False):
-    return op.ReduceMin(self, _axes(dim), keepdims=keepdim) if dim else op.ReduceMin(self, keepdims=keepdim)
+    axes = [_axes(dim)] if dim else []
+    made = op.ReduceMin(self, *axes, keepdims=keepdim)
+    return op.Min(made, op.ReduceSum(op.Abs(self), *axes, keepdims=keepdim)) if _is_float(self) else made
+
+
+def _first(self: ir.Value, dim: int, keepdim: bool) -> tuple[ir.Value, ir.Value]:
+    """The largest along a dimension and the place of its first, nan being the largest, as TopK has it."""
+    found = op.TopK(self, _axes([1]), axis=dim)
+    return found if keepdim else tuple(op.Squeeze(one, _axes([dim])) for one in found)
+
+
+@_translation(aten.max.dim)
+def _aten_max_dim(self, dim, keepdim=False):
+    if not _is_float(self) or len(self.shape) == 0:
+        return torchlib.aten_max_dim(self, dim, keepdim)
+    return _first(self, dim, keepdim)
+
+
+@_translation(aten.min.dim)
+def _aten_min_dim(self, dim, keepdim=False):
+    if not _is_float(self) or len(self.shape) == 0:
+        return torchlib.aten_min_dim(self, dim, keepdim)
+    values, places = _first(op.Neg(self), dim, keepdim)
+    return op.Neg(values), places
+
+
+def _place(self: ir.Value, dim: int | None, keepdim: bool) -> ir.Value:
+    if dim is not None:
+        return _first(self, dim, keepdim)[1]
+    place = _first(op.Reshape(self, _axes([-1])), 0, False)[1]
+    return op.Reshape(place, _axes([1] * len(self.shape))) if keepdim else place
+
+
+@_translation(aten.argmax.default)
+def _aten_argmax(self, dim=None, keepdim=False):
+    if not _is_float(self) or len(self.shape) == 0:
+        return torchlib.aten_argmax(self, dim, keepdim)
+    return _place(self, dim, keepdim)
+
+
+@_translation(aten.argmin.default)
+def _aten_argmin(self, dim=None, keepdim=False):
+    if not _is_float(self) or len(self.shape) == 0:
+        return torchlib.aten_argmin(self, dim, keepdim)
+    return _place(_like(op.Neg(self), self), dim, keepdim)
+
+
+@_translation(aten.linalg_vector_norm.default)
+def _aten_vector_norm(self, ord=2, dim=None, keepdim=False, dtype=-1):
+    if not math.isinf(ord) or len(self.shape) == 0 or dtype not in (-1, self.dtype):
+        return torchlib_linalg.aten_linalg_vector_norm(self, ord, dim, keepdim, dtype)
+    return (_aten_amax if ord > 0 else _aten_amin)(_like(op.Abs(self), self), _as_list(dim), keepdim)
+
+
+@_translation(aten.log_softmax.int)
+def _aten_log_softmax(self, dim, dtype=-1):
+    if self.dtype != ir.DataType.DOUBLE or dtype not in (-1, self.dtype) or len(self.shape) == 0:
+        return torchlib_special.aten_special_log_softmax(self, dim, dtype)
+    shifted = op.Sub(self, op.ReduceMax(self, _axes([dim]), keepdims=1))
+    return op.Sub(shifted, op.Log(op.ReduceSum(op.Exp(shifted), _axes([dim]), keepdims=1)))
 
 
 @_translation(aten.mean.default, aten.mean.dim)
@@ -302,6 +421,34 @@ def _aten_reshape(self, shape):
 def _aten_masked_select(self, mask):
     chosen = op.Reshape(op.Expand(mask, op.Shape(self)), _axes([-1]))
     return op.Compress(op.Expand(self, op.Shape(mask)), chosen)
+
+
+def _max_pool(pool: Callable) -> Callable:
+    """A pooling of maxima that gives nan where a window holds one: where the pool of what is nan does. Where there is
+    padding, ONNX Runtime takes the lowest number for the maximum of infinities below it."""
+    def translation(self, kernel_size, stride=(), padding=0, dilation=1, ceil_mode=False):
+        def pooled(value: ir.Value) -> Sequence[ir.Value]:
+            made = pool(value, kernel_size, stride, padding, dilation, ceil_mode)
+            return made if isinstance(made, tuple) else (made,)
+
+        if not _is_float(self):
+            made = pooled(self)
+            return made if len(made) > 1 else made[0]
+        zero, infinity = _constant(0, self.dtype), _constant(-math.inf, self.dtype)
+        holes, *at = pooled(_like(op.Cast(op.IsNaN(self), to=self.dtype), self))
+        hole = op.Greater(holes, zero)
+        most, *places = pooled(self)
+        lowest = _constant(np.finfo(self.dtype.numpy()).min, self.dtype)
+        most = op.Where(op.Equal(most, lowest), infinity, most) if np.any(padding) else most
+        most = op.Where(hole, _constant(math.nan, self.dtype), most)
+        return (most, op.Where(hole, at[0], places[0])) if places else most
+    return translation
+
+
+TRANSLATIONS.update({
+    getattr(aten, name).default: _max_pool(getattr(torchlib_nn, f"aten_{name}")) for name in (
+        "max_pool1d", "max_pool2d", "max_pool3d", "max_pool2d_with_indices", "max_pool3d_with_indices")
+})
 
 
 @_translation(aten.avg_pool2d.default)

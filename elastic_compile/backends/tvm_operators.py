@@ -5,8 +5,10 @@ or beside the importer's own; `unsupported(node)`, why a node may not be given t
 Never: trusts the importer with an operator or an argument that no test has compared with eager: it drops some
 arguments silently (alpha, divisor_override, scale), and gives other types than ATen for integers and doubles.
 
-What still differs from ATen: comparisons, maxima and clamps of data that holds nan; an index outside its data is
-an error in ATen and the nearest valid index here.
+TVM's maxima, bounds and `!=` are wrong where data holds nan, which ATen passes on: here they are chosen by comparisons
+whose outcome for nan is known. What still differs from ATen: the order in which sort and topk put nan; nan times a
+zero that is written in the program, which TVM takes for zero; an index outside its data is an error in ATen and the
+nearest valid index here.
 """
 from __future__ import annotations
 
@@ -46,6 +48,22 @@ def _own(*targets: OpOverload) -> Callable[[Callable], Callable]:
         _OWN.update(dict.fromkeys(targets, function))
         return function
     return register
+
+
+def _outermost(function: Callable) -> Callable:
+    """A decomposition that leaves the operator as it is where the decomposition itself uses it."""
+    inside = False
+
+    def decompose(*args, **kwargs):
+        nonlocal inside
+        if inside:
+            return NotImplemented
+        inside = True
+        try:
+            return function(*args, **kwargs)
+        finally:
+            inside = False
+    return decompose
 
 
 # -------------------------------------------------------------------------------- decompositions
@@ -104,21 +122,126 @@ def _eq(left, right):
 
 @_own(aten.ne.Tensor, aten.ne.Scalar)
 def _ne(left, right):
-    return left ^ right if _are_bools(left, right) else NotImplemented
+    if _are_bools(left, right):
+        return left ^ right
+    if _is_int(left):
+        return NotImplemented
+    ordered = (left < right) | (left > right) | left.isnan()
+    return ordered | right.isnan() if isinstance(right, torch.Tensor) else ordered
 
 
 def _are_bools(left: torch.Tensor, right: object) -> bool:
     return left.dtype == torch.bool and (isinstance(right, bool) or getattr(right, "dtype", None) == torch.bool)
 
 
+@_own(aten.relu.default)
+def _relu(x):
+    return NotImplemented if _is_int(x) else torch.where(x < 0, 0, x)
+
+
 @_own(aten.clamp.default)
 def _clamp(x, low=None, high=None):
-    """Of integers: the importer stands infinities in for bounds that are not given."""
     if x.dtype.is_floating_point:
-        return NotImplemented
+        x = x if low is None else torch.where(x < low, low, x)
+        return x if high is None else torch.where(x > high, high, x)
+    # Of integers the importer stands infinities in for bounds that are not given.
     if low is not None:
         x = torch.maximum(x, torch.full((), low, dtype=x.dtype))
     return x if high is None else torch.minimum(x, torch.full((), high, dtype=x.dtype))
+
+
+@_own(aten.hardtanh.default)
+def _hardtanh(x, low=-1.0, high=1.0):
+    return _clamp(x, low, high)
+
+
+@_own(aten.clamp.Tensor)
+def _clamp_tensor(x, low=None, high=None):
+    x = x if low is None else torch.maximum(x, low)
+    return x if high is None else torch.minimum(x, high)
+
+
+@_own(aten.maximum.default)
+def _maximum(left, right):
+    return NotImplemented if _is_int(left) else torch.where((left < right) | right.isnan(), right, left)
+
+
+@_own(aten.minimum.default)
+def _minimum(left, right):
+    return NotImplemented if _is_int(left) else torch.where((left > right) | right.isnan(), right, left)
+
+
+def _counted_values(x: torch.Tensor, nothing: float, dim: object, keepdim: bool) -> torch.Tensor:
+    """How many values are not `nothing`; nan where one is nan."""
+    axes = list(dim) if dim else list(range(x.dim()))
+    return torch.where(x.isnan(), math.nan, torch.where(x == nothing, 0.0, 1.0)).sum(axes, keepdim)
+
+
+@_own(aten.amax.default, aten.max.default)
+@_outermost
+def _amax(x, dim=(), keepdim=False):
+    """TVM begins with the lowest number, which is above the maximum of nothing but negative infinities."""
+    if _is_int(x):
+        return NotImplemented
+    count = _counted_values(x, -math.inf, dim, keepdim)
+    return torch.where(count > 0, x.amax(dim, keepdim), torch.where(count.isnan(), math.nan, -math.inf))
+
+
+@_own(aten.amin.default, aten.min.default)
+@_outermost
+def _amin(x, dim=(), keepdim=False):
+    if _is_int(x):
+        return NotImplemented
+    count = _counted_values(x, math.inf, dim, keepdim)
+    return torch.where(count > 0, x.amin(dim, keepdim), torch.where(count.isnan(), math.nan, math.inf))
+
+
+@_own(aten.linalg_vector_norm.default)
+def _vector_norm(x, ord=2, dim=None, keepdim=False, *, dtype=None):
+    if not math.isinf(ord) or dtype is not None:
+        return NotImplemented
+    axes = [] if dim is None else [dim] if isinstance(dim, int) else dim
+    return (torch.amax if ord > 0 else torch.amin)(x.abs(), axes, keepdim)
+
+
+def _place(extreme: Callable) -> Callable:
+    def decompose(x, dim=None, keepdim=False):
+        """The first of those equal to the extreme, or nan if that is."""
+        if _is_int(x):
+            return NotImplemented
+        most = extreme(x, [] if dim is None else [dim], True)
+        return ((x == most) | x.isnan()).to(torch.int32).argmax(dim, keepdim)
+    return decompose
+
+
+_OWN[aten.argmax.default] = _place(torch.amax)
+_OWN[aten.argmin.default] = _place(torch.amin)
+
+
+@_own(aten.max_pool2d_with_indices.default, aten.max_pool3d_with_indices.default)
+@_outermost
+def _max_pool(x, *window):
+    if _is_int(x):
+        return NotImplemented
+    pool = aten.max_pool2d_with_indices if len(window[0]) == 2 else aten.max_pool3d_with_indices
+    values, places = pool(x, *window)
+    rank = pool(torch.where(x.isnan(), 2.0, torch.where(x == -math.inf, 0.0, 1.0)), *window)[0]
+    return torch.where(rank > 1, math.nan, torch.where(rank > 0, values, -math.inf)), places
+
+
+@_own(aten.bucketize.Tensor)
+def _bucketize(x, boundaries, *, out_int32=False, right=False):
+    below = boundaries <= x.unsqueeze(-1) if right else boundaries < x.unsqueeze(-1)
+    below = below if _is_int(x) else below | x.isnan().unsqueeze(-1)
+    kind = torch.int32 if out_int32 else torch.int64
+    return below.to(kind).sum(-1, dtype=kind)
+
+
+@_own(aten.pow.Tensor_Scalar)
+def _pow(x, exponent):
+    if abs(exponent) != 0.5 or _is_int(x):
+        return NotImplemented
+    return x.sqrt() if exponent > 0 else x.rsqrt()
 
 
 @_own(aten.elu.default)
@@ -134,7 +257,8 @@ def _floor_divide(left, right):
     quotient = (left - rest) / right
     quotient = torch.where((rest != 0) & ((rest < 0) != (right < 0)), quotient - 1, quotient)
     floor = torch.floor(quotient)
-    return torch.where(quotient - floor > 0.5, floor + 1, floor)
+    by_zero = right == 0 if isinstance(right, torch.Tensor) else torch.full_like(left, right) == 0
+    return torch.where(by_zero, left / right, torch.where(quotient - floor > 0.5, floor + 1, floor))
 
 
 @_own(aten.remainder.Tensor, aten.remainder.Scalar)
