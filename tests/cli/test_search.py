@@ -120,3 +120,11 @@ def test_build_refuses_what_nothing_keeps(cli, table, tmp_path):
                status=1).output
     assert "no subnet keeps 0.5 ms" in said and not (tmp_path / "f.elastic").exists()
     cli("build", TARGET, "--device", table, "--budgets-ms", "0,9", "-o", tmp_path / "f.elastic", status=2)
+
+
+@pytest.mark.slow
+def test_build_bounds_the_peak_memory(cli, table, tmp_path):
+    options = ("build", TARGET, "--device", table, "--budgets-ms", "4,9", "-n", 39, "--measure-s", 1, "-o",
+               tmp_path / "f.elastic", "--memory-mb")
+    assert "MB at the peak of all" in cli(*options, 1000).output
+    assert "alone takes" in cli(*options, 0.001, status=1).output
