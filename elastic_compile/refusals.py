@@ -5,10 +5,16 @@ Never: a refusal whose text is made anywhere else.
 """
 from __future__ import annotations
 
+import functools
+import importlib.util
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from elastic_compile.errors import Refusal
+
+_COMPILER = Path(__file__).resolve().parent
+_TORCH = Path(importlib.util.find_spec("torch").origin).resolve().parent  # type: ignore[union-attr, arg-type]
 
 
 @dataclass(frozen=True)
@@ -140,6 +146,13 @@ class Stopped(BaseException):
         super().__init__(str(refusal))
         self.refusal = refusal
 
+    def called_at(self, site: Any) -> None:
+        """The refusal leaves a call at `site`: where it names a line of a library, that call is what the user wrote."""
+        if site is not None and in_a_library(self.refusal.file) and not in_a_library(site.file):
+            position = _position(site)
+            for name in position:
+                setattr(self.refusal, name, position[name])
+
 
 #: File, line, column and width of an expression.
 Place = tuple[str, int, int, int]
@@ -151,6 +164,18 @@ def place_of(site: Any) -> Place:
     return site.file, site.line, site.column, max(1, width)
 
 
+@functools.cache
+def in_a_library(file: str) -> bool:
+    """Whether a line of `file` says nothing to the user: one of PyTorch's, of the compiler's, or of none."""
+    return not file or Path(file).resolve().is_relative_to(_TORCH) or Path(file).resolve().is_relative_to(_COMPILER)
+
+
+def _position(site: Any) -> dict[str, Any]:
+    file, line, column, width = place_of(site)
+    return {"file": file, "line": line, "column": column, "width": width,
+            "source": site.text.splitlines()[0] if site.text else ""}
+
+
 def stop(code: str, site: Any = None, **fields: Any) -> Stopped:
     """The refusal `code`, to be raised while the program runs."""
     return Stopped(refuse(code, site, **fields))
@@ -159,13 +184,7 @@ def stop(code: str, site: Any = None, **fields: Any) -> Stopped:
 def refuse(code: str, site: Any = None, **fields: Any) -> Refusal:
     """The refusal `code` at `site` (anything with file, line, column, end_column, text), to be raised."""
     entry = CATALOGUE[code]
-    position: dict[str, Any] = {}
-    if site is not None:
-        file, line, column, width = place_of(site)
-        position = {
-            "file": file, "line": line, "column": column, "width": width,
-            "source": site.text.splitlines()[0] if site.text else "",
-        }
+    position = {} if site is None else _position(site)
     return Refusal(
         entry.title.format(**fields), code=code, reason=entry.reason.format(**fields), hint=entry.hint.format(**fields),
         **position)

@@ -27,6 +27,7 @@ from elastic_compile.capture.tracer import (
     OpEvent,
     Raised,
     RandomEvent,
+    ScalarEvent,
     Ref,
     Segment,
     SymRef,
@@ -158,6 +159,7 @@ class BlockEmitter:
         self.params: list[int] = sorted(live.live_in[segment])
         self.local: dict[int, int] = {}
         self.level: dict[int, int] = {}
+        self.made_by_regions: set[int] = set()
         self.symbol_local: dict[sympy.Symbol, int] = {}
         self.steps: list[schema.Step] = []
         self.host_level = 0
@@ -210,13 +212,18 @@ class BlockEmitter:
     def level_event(self, event: Any) -> None:
         uses = [self.level.get(value, 0) for value in self.live.event_uses(event, self.segment)]
         level = max(uses, default=0)
-        if isinstance(event, ItemEvent) and event.tensor in self.level and event.tensor not in self.params:
-            level = self.level[event.tensor] + 1
+        if isinstance(event, (ItemEvent, ScalarEvent, CarryEvent, RandomEvent)):
+            # What the host reads of a tensor (its number, a size) it reads when the region that makes the tensor has run.
+            read = [value for value in self.live.event_uses(event, self.segment)
+                    if value in self.made_by_regions and value not in self.params]
+            level = max([level, *(self.level[value] + 1 for value in read)])
         if isinstance(event, HostCallEvent):
             made_here = any(value in self.level and value not in self.params for value in event.inputs)
             level = self.host_level = max(level + 1 if made_here else level, self.host_level)
         for value in _outputs(event):
             self.level.setdefault(value, level)
+            if isinstance(event, OpEvent):
+                self.made_by_regions.add(value)
 
     # -- steps
     def host_steps(self, events: list[Any]) -> None:

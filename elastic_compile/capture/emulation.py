@@ -9,6 +9,14 @@ from typing import Any
 import torch
 
 
+def construct(kind: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`kind(*args, **kwargs)` for a class that `type` itself calls."""
+    made = kind.__new__(kind, *args, **kwargs)
+    if isinstance(made, kind):
+        type(made).__init__(made, *args, **kwargs)
+    return made
+
+
 def call_with_hooks(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """`torch.nn.Module.__call__` for a module that has forward hooks or pre-hooks."""
     for number, hook in list(module._forward_pre_hooks.items()):

@@ -548,8 +548,9 @@ class Explorer:
         """Go on behind a join: numbers carried at run time are written into the program's own variables, tensors whose
         sizes are get a stand-in of such sizes, and nothing computed before is a constant any more."""
         if joined.join.rewrites:
-            for path, symbolic in joined.join.rewrites.items():
-                state.slots[path].write(symbolic)
+            with self.argument_heap.renaming():
+                for path, symbolic in joined.join.rewrites.items():
+                    state.slots[path].write(symbolic)
         for index, fake in joined.join.grown.items():
             self.tracer.stand_in_for(state.tensors[index], fake)
         self.tracer.fresh.clear()

@@ -24,13 +24,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from elastic_compile.capture.emulation import call_with_hooks, construct
 from elastic_compile.capture.sequences import SYMBOLIC_ITERATORS, Counter, Enumerate, Range, Rows, Zip
 from elastic_compile.capture.symbols import as_expr
 from elastic_compile.capture.text import is_data, readable
 from elastic_compile.capture.tracer import HostOp, PathEnd, Tracer, of_the_program
 from elastic_compile.capture.unknown import unknown
 from elastic_compile.hostop import HostFunction
-from elastic_compile.refusals import Place, place_of, stop
+from elastic_compile.refusals import Place, Stopped, place_of, stop
 from elastic_compile.rewrite import NotRewritable, Template, rewrite
 from elastic_compile.rewrite.hooks import BINARY, COMPARE, CONVERSIONS, INPLACE, NEUTRAL, UNARY
 from elastic_compile.rewrite.sites import Site
@@ -56,6 +57,8 @@ NATIVE_PACKAGES = frozenset({
 REWRITTEN_MODULES = frozenset({
     "torch.nn.modules.container", "torch.utils._contextlib", "elastic_compile.capture.emulation",
 })
+#: Packages within them that are programs like the user's: they ask about data and raise errors of their own.
+REWRITTEN_PACKAGES = ("torch.distributions.",)
 
 
 class Stop:
@@ -79,9 +82,9 @@ class Hooks:
 
     def __init__(self, tracer: Tracer) -> None:
         self.tracer = tracer
+        tracer.suspended = self.stack = []
         self.on_point: Callable[[Any, list[Call]], None] = lambda site, stack: None
         self.on_function: Callable[[types.FunctionType], None] = lambda fn: None
-        self.stack: list[Call] = []
         self.bound: dict[Any, Callable[..., Any] | None] = {}
         self.codes: dict[types.CodeType, Template] = {}
         self.templates: list[Template] = []
@@ -106,7 +109,11 @@ class Hooks:
         tracer.site = site
         if self.skipped and place_of(site) in self.skipped:
             return unknown(tracer, fn, args, kwargs)
-        return self.invoke(site, sys._getframe(1), fn, args, kwargs)
+        try:
+            return self.invoke(site, sys._getframe(1), fn, args, kwargs)
+        except Stopped as stopped:
+            stopped.called_at(site)
+            raise
 
     def invoke(self, site: Any, frame: types.FrameType, fn: Any, args: Any, kwargs: Any) -> Any:
         if isinstance(fn, HostFunction):
@@ -124,8 +131,12 @@ class Hooks:
                 fn = fn.__wrapped__
             elif isinstance(fn, torch.nn.Module):
                 fn, args, kwargs = self.module_call(fn, args, kwargs)
-            elif kind is types.FunctionType or isinstance(fn, (type, types.BuiltinFunctionType)):
+            elif kind is types.FunctionType or isinstance(fn, types.BuiltinFunctionType):
                 break
+            elif isinstance(fn, type):
+                if not self.constructs(fn):
+                    break
+                args, kwargs, fn = (fn, args, kwargs), {}, construct
             elif isinstance(method := vars_of(type(fn)).get("__call__"), types.FunctionType):
                 args, fn = (fn, *args), method
             else:
@@ -178,9 +189,13 @@ class Hooks:
             return type(module).__call__, (module, *args), kwargs
         if not (module._forward_pre_hooks or module._forward_hooks):
             return module.forward, args, kwargs
-        from elastic_compile.capture import emulation
+        return call_with_hooks, (module, args, kwargs), {}
 
-        return emulation.call_with_hooks, (module, args, kwargs), {}
+    def constructs(self, kind: type) -> bool:
+        """Whether making an instance of a class runs an `__init__` of the program's own, that may decide."""
+        init = kind.__init__
+        return type(init) is types.FunctionType and type(kind).__call__ is type.__call__ and (
+            self.rewritten(init) is not None)
 
     def rewritten(self, fn: types.FunctionType) -> Callable[..., Any] | None:
         """`fn` in rewritten form; None when it runs as it is."""
@@ -212,7 +227,8 @@ class Hooks:
 
     def may_rewrite(self, fn: types.FunctionType) -> bool:
         module = fn.__module__ or ""
-        return module in REWRITTEN_MODULES or module.partition(".")[0] not in NATIVE_PACKAGES
+        return module in REWRITTEN_MODULES or module.startswith(REWRITTEN_PACKAGES) or (
+            module.partition(".")[0] not in NATIVE_PACKAGES)
 
     def variables(self, site: Any, values: dict[str, Any]) -> dict[str, Any]:
         return NEUTRAL.variables(site, values)
@@ -287,6 +303,9 @@ class Hooks:
         depth = len(self.stack)
         try:
             return builtins.next(iterator, Hooks.stop)
+        except Stopped as stopped:
+            stopped.called_at(site)
+            raise
         finally:
             del self.stack[depth - (1 if own else 2):]
 

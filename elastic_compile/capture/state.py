@@ -10,6 +10,7 @@ executions, so that an object the key cannot account for forbids a join instead 
 from __future__ import annotations
 
 import collections
+import contextlib
 import contextvars
 import copyreg
 import enum
@@ -17,7 +18,7 @@ import gc
 import operator
 import types
 import weakref
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,6 +68,22 @@ class State:
         return tuple(self.tokens)
 
 
+class Rebuilt:
+    """A tuple, or slice, at `path`, that is made anew in all `places` that hold it when an item gets another value."""
+
+    def __init__(self, items: Iterable[Any], make: Callable[[list[Any]], Any], path: tuple[Any, ...]) -> None:
+        self.items = list(items)
+        self.make = make
+        self.path = path
+        self.places: list[Callable[[Any], None]] = []
+
+    def __setitem__(self, index: int, value: Any) -> None:
+        self.items[index] = value
+        made = self.make(self.items)
+        for write in self.places:
+            write(made)
+
+
 class Walker:
     """Describes objects as tokens. `describe_tensor(tensor, state, path)` gives a tensor's token; `widened` holds
     the slot paths whose numbers are run-time values of their own, `grouped` those that hang together with sizes;
@@ -89,6 +106,7 @@ class Walker:
         self.state = State()
         self.seen: dict[int, int] = {}
         self.scalar_class: dict[Any, int] = {}
+        self.rebuilt: dict[int, Rebuilt] = {}
 
     def is_grouped(self, path: tuple[Any, ...]) -> bool:
         """Whether what is at a path, met for the first time, is to be related to others."""
@@ -153,26 +171,32 @@ class Walker:
         ident = id(value)
         if ident in self.seen:
             tokens.append(("again", self.seen[ident]))
+            self.held_again(self.rebuilt.get(ident), write)
             return
         self.seen[ident] = len(self.seen)
         self.state.keep.append(value)
         if ident in self.known:
             tokens.append(("known", self.known[ident]))
             return
-        self.compound(value, kind, path)
+        self.compound(value, kind, path, write)
 
     def identity(self, value: Any) -> None:
         self.state.keep.append(value)
         self.state.tokens.append(("is", id(value)))
 
-    def compound(self, value: Any, kind: type, path: tuple[Any, ...]) -> None:
+    def compound(
+        self, value: Any, kind: type, path: tuple[Any, ...], write: Callable[[Any], None] | None = None
+    ) -> None:
         tokens = self.state.tokens
         if isinstance(value, (tuple, list)):
             tokens.append((kind.__qualname__, id(kind), len(value)))
             self.state.keep.append(kind)
-            settable = isinstance(value, list)
-            for i, item in enumerate(list.__iter__(value) if settable else tuple.__iter__(value)):
-                self.walk(item, (*path, i), _item_writer(value, i) if settable else None)
+            holder, items = value, list.__iter__(value) if isinstance(value, list) else tuple.__iter__(value)
+            if not isinstance(value, list):
+                make = _size if kind is torch.Size else tuple if kind is tuple else getattr(kind, "_make", None)
+                held = () if make is None else tuple.__iter__(value)
+                holder = None if make is None else self.rebuild(value, held, make, path, write)
+            self.items(items, holder, path)
             self.attributes(value, path)
         elif isinstance(value, dict):
             tokens.append(("dict", id(kind), len(value)))
@@ -188,7 +212,8 @@ class Walker:
             else:
                 self.identity(value)
         elif kind is slice:
-            self.walk((value.start, value.stop, value.step), path)
+            parts = (value.start, value.stop, value.step)
+            self.items(parts, self.rebuild(value, parts, lambda made: slice(*made), path, write), path)
         elif kind is types.MethodType:
             tokens.append("method")
             self.walk(value.__func__, (*path, "function"))
@@ -226,6 +251,32 @@ class Walker:
             self.slots_of(value, kind, path)
         else:
             self.reduced(value, kind, path)
+
+    def items(self, values: Iterable[Any], holder: Any, path: tuple[Any, ...]) -> None:
+        for i, item in enumerate(values):
+            self.walk(item, (*path, i), None if holder is None else _item_writer(holder, i))
+
+    def rebuild(
+        self, value: Any, items: Iterable[Any], make: Callable[[list[Any]], Any], path: tuple[Any, ...],
+        write: Callable[[Any], None] | None,
+    ) -> Rebuilt | None:
+        """What gives items of an immutable object other values; None where its place cannot hold another one."""
+        if write is None:
+            return None
+        rebuilt = self.rebuilt[id(value)] = Rebuilt(items, make, path)
+        rebuilt.places.append(write)
+        return rebuilt
+
+    def held_again(self, rebuilt: Rebuilt | None, write: Callable[[Any], None] | None) -> None:
+        """Another place holds an immutable object: it gets the new one too, or its numbers stay as they are."""
+        if rebuilt is None:
+            return
+        if write is not None:
+            rebuilt.places.append(write)
+            return
+        for path, slot in self.state.slots.items():
+            if path[: len(rebuilt.path)] == rebuilt.path:
+                self.state.slots[path] = Slot(path, slot.value, None)
 
     def attributes(self, value: Any, path: tuple[Any, ...]) -> None:
         content = getattr(value, "__dict__", None)
@@ -307,6 +358,13 @@ def _has_state_methods(kind: type) -> bool:
     return any(
         "__getstate__" in vars(base) or "__reduce__" in vars(base) for base in kind.__mro__[:-1]
     )
+
+
+def _size(numbers: list[Any]) -> torch.Size:
+    """A `torch.Size`, which holds numbers only: what stands for a number of a later call has no place in it."""
+    if not all(isinstance(number, (int, torch.SymInt)) for number in numbers):
+        raise stop("EC152")
+    return torch.Size(numbers)
 
 
 def _item_writer(container: Any, key: Any) -> Callable[[Any], None]:
@@ -418,6 +476,15 @@ class Heap:
                     setattr(kind, name, value)
         for i in self.changed():
             put_back(self.objects[i], self.saved[i])
+
+    @contextlib.contextmanager
+    def renaming(self) -> Iterator[None]:
+        """Within, numbers get other names: an object that was unchanged before is unchanged after."""
+        changed = set(self.changed())
+        yield
+        for number in self.changed():
+            if number not in changed:
+                self.saved[number] = content_of(self.objects[number])
 
     def uninstall(self) -> None:
         """Give every object its original content back."""

@@ -52,6 +52,12 @@ class Symbols(ShapeEnv):
             self.var_to_range.setdefault(symbol, known)
         self._clear_caches()
 
+    def knows_more(self, state: dict[str, Any]) -> bool:
+        """Whether more is known than at `snapshot` of the symbols that there were then."""
+        return any(len(getattr(self, name)) != len(state[name]) for name in ("axioms", "replacements", "divisible")) or any(
+            self.var_to_range[symbol] is not known and self.var_to_range[symbol] != known
+            for symbol, known in state["var_to_range"].items())
+
     def _clear_caches(self) -> None:
         for name in ("_version_counter",):
             if hasattr(self, name):

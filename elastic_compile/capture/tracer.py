@@ -38,7 +38,7 @@ from elastic_compile.capture.symbols import Symbols, as_expr
 from elastic_compile.capture.text import Texts
 from elastic_compile.errors import CompileError, InternalError
 from elastic_compile.hostop import HostFunction
-from elastic_compile.refusals import stop
+from elastic_compile.refusals import Stopped, stop
 
 aten = torch.ops.aten
 
@@ -175,7 +175,9 @@ class LiteralEvent:
 
 @dataclass(frozen=True)
 class Decision:
-    """A fork. `tensor`: the id of a one-element bool tensor, or None with `expr` a symbolic condition."""
+    """A fork. `tensor`: the id of a one-element bool tensor, or None with `expr` a symbolic condition. `within`: the
+    operator that asks about its operands' sizes, before its own event. `refined`: more is known of sizes than was at the
+    decision before, so that what was a question there may be none here."""
 
     tensor: int | None
     expr: sympy.Basic | HostOp | None
@@ -183,6 +185,8 @@ class Decision:
     orelse: Segment
     site: Any
     snapshot: dict[str, Any]
+    within: Any = None
+    refined: bool = False
 
 
 @dataclass(frozen=True)
@@ -282,9 +286,13 @@ class Tracer:
         self.segments: list[Segment] = []
         self.pending: list[Segment] = []
         self.site: Any = None
+        self.suspended: Sequence[Any] = ()
+        self.computing: Any = None
+        self.latest: dict[str, Any] | None = None
+        self.ahead: list[dict[str, Any]] = []
         self.paused = 0
         self.dead = False
-        self.failure: BaseException | None = None
+        self.failure: Stopped | None = None
         self.decisions = 0
         self.path: list[Segment] = []
         self.position = 0
@@ -383,11 +391,14 @@ class Tracer:
         self.texts = Texts()
         self.decided = {}
         self.facts = {}
-        parent = target.parent
-        while parent is not None and not isinstance(parent.end, Decision):
-            parent = parent.parent
-        if parent is not None:
-            self.symbols.restore(parent.end.snapshot)
+        known = [segment.end.snapshot for segment in self.path[:-1] if isinstance(segment.end, Decision)]
+        self.latest = known[-1] if known else None
+        self.ahead = []
+        if any(segment.end.refined for segment in self.path[:-1] if isinstance(segment.end, Decision)):
+            self.ahead = known[1:]
+            self.symbols.restore(known[0])
+        elif known:
+            self.symbols.restore(known[-1])
 
     @property
     def segment(self) -> Segment:
@@ -437,18 +448,32 @@ class Tracer:
             raise stop("EC133", self.site, message=message) from error
 
     def fails_untraced(self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], kind: type[Exception]) -> bool:
-        """Whether a call that takes nothing traced fails without tracing too (a question to a device that is not
-        there): then the error is the program's own."""
-        if any(isinstance(leaf, (torch.Tensor, torch.nn.Module)) or as_expr(leaf) is not None
-               for leaf in pytree.tree_leaves((getattr(fn, "__self__", None), args, kwargs))):
+        """Whether a call fails without tracing too, whatever the data (a question to a device that is not there, shapes
+        that do not fit): then the error is the program's own."""
+        owner = getattr(fn, "__self__", None)
+        leaves = pytree.tree_leaves((owner, args, kwargs))
+        sizes = [size for leaf in leaves if isinstance(leaf, torch.Tensor) for size in leaf.shape]
+        if any(isinstance(leaf, torch.nn.Module) or as_expr(leaf) is not None for leaf in (*leaves, *sizes)):
             return False
+        return all(self.fails(fn, owner, args, kwargs, kind, filled) for filled in (torch.zeros, torch.ones))
+
+    def fails(
+        self, fn: Any, owner: Any, args: tuple[Any, ...], kwargs: dict[str, Any], kind: type[Exception], filled: Any
+    ) -> bool:
+        """Whether a call fails in this way on real tensors that `filled` makes."""
+        def real(leaf: Any) -> Any:
+            if not isinstance(leaf, torch.Tensor):
+                return leaf
+            held = torch.empty_strided(leaf.shape, leaf.stride(), dtype=leaf.dtype)
+            return held.copy_(filled(leaf.shape, dtype=leaf.dtype))
+
         with self.plain_torch():
+            given, named = pytree.tree_map(real, (args, kwargs))
+            called = getattr(real(owner), fn.__name__) if isinstance(owner, torch.Tensor) else fn
             try:
-                fn(*args, **kwargs)
-            except kind:
-                return True
-            except Exception:
-                return False
+                called(*given, **named)
+            except Exception as error:
+                return type(error) is kind
         return False
 
     def known_call(self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -503,7 +528,9 @@ class Tracer:
         self.decisions += 1
         here = self.segment
         then, orelse = self.new_segment(here), self.new_segment(here)
-        here.end = Decision(tensor, expr, then, orelse, self.site, self.symbols.snapshot())
+        before, self.latest = self.latest, self.symbols.snapshot()
+        refined = before is not None and self.symbols.knows_more(before)
+        here.end = Decision(tensor, expr, then, orelse, self.site, self.latest, self.computing, refined)
         self.pending.append(orelse)
         self.advance(then)
         self.learn(here.end, True)
@@ -516,6 +543,8 @@ class Tracer:
         self.decisions += 1
         self.advance()
         self.learn(end, outcome)
+        if self.ahead:
+            self.symbols.restore(self.ahead.pop(0))
         return outcome
 
     def learn(self, decision: Decision, outcome: bool) -> None:
@@ -535,10 +564,12 @@ class Tracer:
         self.fail(stop("EC111", self.site))
         return python(1)
 
-    def fail(self, failure: BaseException) -> None:
+    def fail(self, failure: Stopped) -> None:
         """End the path with a refusal at the next step of the program: this is called from inside PyTorch's own
         code, through which an exception must not pass."""
         if self.failure is None:
+            for call in reversed(self.suspended):
+                failure.called_at(call.site)
             self.failure = failure
         self.dead = True
 
@@ -717,6 +748,8 @@ class Tracer:
             gathered = self.as_strided(*args, **kwargs)
             if gathered is not None:
                 return gathered
+        if target is aten.topk.default:  # in order, where the program leaves the order open: every backend gives the same
+            args, kwargs = args[:4], {name: value for name, value in kwargs.items() if name != "sorted"}
         if torch.Tag.nondeterministic_seeded in target.tags and target not in WITHOUT_DROPOUT:
             return self.random(target, args, kwargs)
         if target in SQUEEZES and any(as_expr(size) is not None for size in args[0].shape):
@@ -724,6 +757,10 @@ class Tracer:
         if target in OF_SOMETHING:
             self.check_not_empty(target, args, kwargs)
         while self.replaying and self.cursor == len(self.segment.events) and isinstance(self.segment.end, Decision):
+            self.replay_decision()
+        while self.replaying and self.cursor == len(self.segment.events) and (
+            isinstance(self.segment.end, Decision) and self.segment.end.within is target
+        ):
             self.replay_decision()
         if self.replaying:
             event = self.next_known()
@@ -735,10 +772,13 @@ class Tracer:
         fake_args, fake_kwargs = pytree.tree_map_only(
             torch.Tensor, lambda t: self.values[self.value_of_inner(t)].fake, (args, kwargs)
         )
+        self.computing = target
         try:
             result = compute(*fake_args, **fake_kwargs)
         except (DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException) as error:
             raise stop("EC131", self.site, operator=str(target)) from error
+        finally:
+            self.computing = None
         outputs: list[int | None] = []
         for leaf in pytree.tree_leaves(result):
             if isinstance(leaf, torch.Tensor):
@@ -1054,6 +1094,8 @@ SAME_NUMBER = RESHAPING - {aten.select.int, aten.slice.Tensor} | {aten._to_copy.
 ABSORBING = {
     aten.bitwise_and.Tensor: 0, aten.logical_and.default: 0, aten.bitwise_or.Tensor: 1, aten.logical_or.default: 1,
 }
+#: Operators that ask for nothing else than the ordinary ones, and that stand-ins do not have.
+EVERY_OR_ANY = {aten._is_all_true.default: aten.all.default, aten._is_any_true.default: aten.any.default}
 NOT_FOLDED = {aten.empty.memory_format, aten.empty_strided.default, aten.empty_like.default}
 IGNORED = {torch.ops.prim.device.default}
 
@@ -1072,10 +1114,13 @@ class Recorder(TorchDispatchMode):
             return func(*args, **kwargs)
         if func is aten._local_scalar_dense.default:
             return tracer.item(tracer.value_of_inner(args[0]))
-        if func is aten.equal.default:
-            same = tracer.operation(aten.eq.Tensor, args, {}, aten.eq.Tensor)
+        if func in (aten.equal.default, aten.allclose.default):
+            compare = aten.eq.Tensor if func is aten.equal.default else aten.isclose.default
+            same = tracer.operation(compare, args, {}, compare)
             every = tracer.operation(aten.all.default, (same,), {}, aten.all.default)
             return tracer.item(tracer.value_of_inner(every))
+        if func in EVERY_OR_ANY:
+            return tracer.operation(EVERY_OR_ANY[func], args, {}, EVERY_OR_ANY[func])
         if func is aten.lift_fresh.default:
             return tracer.literal(args[0])
         if func is aten._linalg_check_errors.default:

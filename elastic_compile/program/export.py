@@ -159,6 +159,22 @@ WHATEVER_THE_LAYOUT = dict.fromkeys(
     (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default), torch.ops.aten.reshape.default)
 
 
+def _sorted(tensor: torch.Tensor, dim: int = -1, descending: bool = False) -> Any:
+    """`aten.sort` with equal elements in the order in which they stand."""
+    return torch.ops.aten.sort.stable(tensor, stable=True, dim=dim, descending=descending)
+
+
+def _first(tensor: torch.Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Any:
+    """`aten.topk`, the first of equal elements chosen."""
+    if not tensor.dim():
+        return torch.ops.aten.topk.default(tensor, k, dim, largest, sorted)
+    return tuple(part.narrow(dim, 0, k) for part in _sorted(tensor, dim, largest))
+
+
+#: The order of equal elements, which PyTorch leaves open (and decides by size and processor), as backends choose it.
+ORDERED = {torch.ops.aten.sort.default: _sorted, torch.ops.aten.topk.default: _first}
+
+
 def run_eager(
     program: Program, graph: Graph, inputs: list[torch.Tensor], apply: Callable[..., Any] | None = None
 ) -> list[torch.Tensor]:
@@ -188,6 +204,7 @@ def run_eager(
         for op in graph.ops:
             args, kwargs = pytree.tree_map(leaf, (op.args, dict(op.kwargs)))
             target = WHATEVER_THE_LAYOUT.get(op.target, op.target)
+            target = ORDERED.get(target, target) if apply is None else target
             result = target(*args, **kwargs) if apply is None else apply(target, args, kwargs)
             for value, data in zip(op.outputs, pytree.tree_leaves(result)):
                 if value is not None:
