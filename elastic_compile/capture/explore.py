@@ -509,6 +509,7 @@ class Explorer:
         writes: dict[Any, Any] = {}
         for index, slots in rewrites.items():
             number, symbolic = tracer.scalar(_kind_of(state.scalars[index]))
+            tracer.symbols.constrain(symbolic, *state.ranges.get(index, ()))
             values[len(state.tensors) + index] = number
             for path in slots:
                 writes[path] = symbolic

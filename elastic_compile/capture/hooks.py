@@ -18,7 +18,7 @@ import random
 import sys
 import time
 import types
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterator
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ import torch
 
 from elastic_compile.capture.emulation import call_with_hooks, construct
 from elastic_compile.capture.sequences import SYMBOLIC_ITERATORS, Counter, Enumerate, Range, Rows, Zip
+from elastic_compile.capture.state import FEW
 from elastic_compile.capture.symbols import as_expr
 from elastic_compile.capture.text import is_data, readable
 from elastic_compile.capture.tracer import HostOp, PathEnd, Tracer, of_the_program
@@ -44,7 +45,7 @@ HOST_BINARY = {
 }
 
 #: Python containers with more entries than this are not indexed by data.
-MAX_CHOICES = 64
+MAX_CHOICES = FEW
 Indexed = (dict, torch.nn.ModuleList, torch.nn.ModuleDict, torch.nn.Sequential, torch.nn.ParameterList)
 
 #: Packages run as they are: their functions hold no decision of the user's program.
@@ -59,6 +60,10 @@ REWRITTEN_MODULES = frozenset({
 })
 #: Packages within them that are programs like the user's: they ask about data and raise errors of their own.
 REWRITTEN_PACKAGES = ("torch.distributions.",)
+
+
+#: In place of a number that a dictionary does not have.
+NO_KEY = object()
 
 
 class Stop:
@@ -145,6 +150,12 @@ class Hooks:
             isinstance(fn.__self__, torch.Tensor)
         ):
             return tolist(self, site, fn.__self__)
+        if type(fn) is types.BuiltinFunctionType and fn.__name__ == "new_tensor" and args and (
+            isinstance(fn.__self__, torch.Tensor)
+        ):
+            return _made_of(self, fn, args[0], kwargs, kwargs.get("dtype") or fn.__self__.dtype)
+        if type(fn) is types.BuiltinFunctionType and args and type(args[0]) is torch.SymInt:
+            args = self.static_arguments(site, fn, args)
         if depends_on_host(fn):
             raise stop("EC121", site, function=f"{fn.__module__ or type(fn.__self__).__module__}.{fn.__name__}")
         special = SPECIAL.get(fn) if _hashable(fn) else None
@@ -175,6 +186,22 @@ class Hooks:
             raise stop("EC115", site)
         if any(id(arg) in self.surviving for arg in args):
             raise stop("EC150", site, name="an iterator")
+
+    def static_arguments(self, site: Any, fn: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The arguments of a method of a Python container, whose number chooses from it, with one that Python knows."""
+        owner, name = fn.__self__, fn.__name__
+        if isinstance(owner, list) and name == "pop":
+            return (self.choose(site, owner, args[0]),)
+        if isinstance(owner, list) and name == "insert":
+            return (self.slice_bound(site, args[0], len(owner)), *args[1:])
+        if isinstance(owner, dict) and name in ("get", "pop", "setdefault"):
+            if name == "setdefault":
+                return (self.known_key(site, args[0], list(owner)), *args[1:])
+            key = self.among(args[0], list(owner))
+            return (NO_KEY if type(key) in SYMBOLIC else key, *args[1:])
+        if isinstance(owner, set) and name in ("add", "discard", "remove"):
+            return (self.known_key(site, args[0], list(owner)),)
+        return args
 
     def same_text(self, site: Any, text: str, among: Any) -> str | None:
         """Which of the strings `among` a text from data is, one path for each that it may be; None for none."""
@@ -387,6 +414,8 @@ class Hooks:
             return bool(result) if type(result) is torch.SymBool else result
         if is_data(a) or is_data(b):
             return self.compare_text(site, name, a, b)
+        if type(a) in SYMBOLIC and name in ("in", "not in") and isinstance(b, (dict, set, frozenset)):
+            return (type(self.among(a, list(b))) not in SYMBOLIC) == (name == "in")
         if (isinstance(a, torch.Tensor) or isinstance(b, torch.Tensor)) and name not in ("in", "not in"):
             return self.tracer.library(COMPARE[name], (a, b), {})
         return COMPARE[name](a, b)
@@ -421,7 +450,49 @@ class Hooks:
             raise stop("EC141", site)
         if type(key) in SYMBOLIC or (isinstance(key, torch.Tensor) and isinstance(target, (list, tuple, *Indexed))):
             key = self.choose(site, target, key)
+        elif type(key) is slice and isinstance(target, (list, tuple, str, *Indexed)):
+            key = self.static_slice(site, key, len(target))
         return target[key]
+
+    def static_slice(self, site: Any, key: slice, length: int) -> slice:
+        """A slice of a Python sequence with bounds that Python knows: one path for each that differs."""
+        return slice(*(self.slice_bound(site, part, length) for part in (key.start, key.stop)), key.step)
+
+    def slice_bound(self, site: Any, number: Any, length: int) -> Any:
+        """A bound of a slice of `length` items: beyond them all are as one."""
+        if isinstance(number, torch.Tensor):
+            number = number.item()
+        if type(number) not in SYMBOLIC:
+            return number
+        if length > MAX_CHOICES:
+            raise stop("EC114", site, count=length)
+        if bool(number >= length):
+            return length
+        for one in range(length):
+            if bool(number == one):
+                return one
+        return next((one - length for one in range(length - 1, 0, -1) if bool(number == one - length)), 0)
+
+    def static(self, number: Any) -> Any:
+        """A symbolic integer as one that Python knows, one path for each that it may be, where those are known and few;
+        else as it is."""
+        if type(number) is not torch.SymInt:
+            return number
+        low, high = self.tracer.symbols.bounds(number)
+        if high is None or low is None or high - low >= MAX_CHOICES:
+            return number
+        return next((one for one in range(low, high) if bool(number == one)), high)
+
+    def known_key(self, site: Any, number: Any, keys: Any) -> Any:
+        """A symbolic number as a key of a container that has `keys`, or another one."""
+        key = self.static(self.among(number, keys))
+        if type(key) in SYMBOLIC:
+            raise stop("EC111", site)
+        return key
+
+    def among(self, number: Any, keys: Any) -> Any:
+        """Which of the numbers `keys` a symbolic number is, one path for each; itself where it is none of them."""
+        return next((key for key in keys if isinstance(key, (int, float)) and self.check("eq", number, key)), number)
 
     def check_index(self, index: Any, size: Any) -> None:
         """Where the program handles errors, an index that is out of range is found here, not by the runtime."""
@@ -462,6 +533,8 @@ class Hooks:
             for one in keys:
                 if bool(key == one - len(keys)):
                     return one - len(keys)
+        if hasattr(type(target), "__missing__"):
+            return self.known_key(site, key, ())
         raise of_the_program(
             KeyError("a key that only the data decides") if isinstance(target, dict)
             else IndexError(f"{type(target).__name__} index out of range"))
@@ -476,8 +549,12 @@ class Hooks:
                 value = self.as_data(value, target)
             if has_symbolic_index(key):
                 target, key = select(self.tracer, target, key), ...
+        elif type(key) in SYMBOLIC and isinstance(target, dict):
+            key = self.known_key(site, key, list(target))
         elif type(key) in SYMBOLIC:
             key = self.choose(site, target, key)
+        elif type(key) is slice and isinstance(target, list):
+            key = self.static_slice(site, key, len(target))
         elif is_data(key):
             raise stop("EC141", site)
         target[key] = value
@@ -486,6 +563,8 @@ class Hooks:
         self.tracer.site = site
         if self.skipped and place_of(site) in self.skipped:
             return ""
+        if type(value) is torch.Tensor and not value.dim() and not spec and conversion is None:
+            value = value.item()  # the text of a 0-d tensor is that of its number
         if isinstance(value, torch.Tensor) or as_expr(value) is not None:
             plain = type(value) is torch.SymInt and not spec
             return self.tracer.texts.place(value if plain else None)
@@ -646,6 +725,43 @@ def _zip(hooks: Hooks, site: Any, frame: Any, *iterables: Any, **options: Any) -
     return Zip(inner)
 
 
+def _tensor(hooks: Hooks, site: Any, frame: Any, data: Any, **options: Any) -> torch.Tensor:
+    """`torch.tensor` of numbers, in lists or not, some of which only the data decides."""
+    return _made_of(hooks, torch.tensor, data, options, options.get("dtype"))
+
+
+def _made_of(hooks: Hooks, make: Any, data: Any, options: dict[str, Any], dtype: torch.dtype | None) -> torch.Tensor:
+    numbers = list(_numbers(data))
+    if not any(as_expr(number) is not None for number in numbers) or not all(
+        isinstance(number, (*NUMBERS, torch.Tensor)) for number in numbers
+    ):
+        return hooks.tracer.library(make, (data,), options)
+    if dtype is None:
+        floating = any(isinstance(n, (float, torch.SymFloat)) or (
+            isinstance(n, torch.Tensor) and n.dtype.is_floating_point) for n in numbers)
+        dtype = torch.get_default_dtype() if floating else torch.int64
+
+    def built(value: Any) -> torch.Tensor:
+        if isinstance(value, (list, tuple)):
+            return torch.stack([built(item) for item in value])
+        if isinstance(value, torch.SymBool):
+            value = bool(value)
+        if as_expr(value) is not None:
+            return hooks.tracer.carry(value).to(dtype)
+        return value.reshape(()).to(dtype) if isinstance(value, torch.Tensor) else torch.tensor(value, dtype=dtype)
+
+    return built(data)
+
+
+def _numbers(data: Any) -> Iterator[Any]:
+    """The leaves of nested lists and tuples."""
+    if isinstance(data, (list, tuple)):
+        for item in data:
+            yield from _numbers(item)
+    else:
+        yield data
+
+
 def _one_hot(hooks: Hooks, site: Any, frame: Any, tensor: torch.Tensor, num_classes: int = -1) -> torch.Tensor:
     """`torch.nn.functional.one_hot` without its check of the classes' range, which reads data."""
     if type(num_classes) is not int or num_classes < 0:
@@ -715,7 +831,7 @@ SPECIAL: dict[Any, Callable[..., Any]] = {
     int: _int, float: _float, bool: _bool, isinstance: _isinstance, print: _print, str: _str,
     type: _type, getattr: _getattr, hasattr: _hasattr, range: _range, len: _len, enumerate: _enumerate, zip: _zip,
     round: _round,
-    torch.nn.functional.one_hot: _one_hot,
+    torch.nn.functional.one_hot: _one_hot, torch.tensor: _tensor,
     **{getattr(math, op): _math(op) for op in (
         "sqrt", "exp", "log", "log2", "sin", "cos", "tanh", "floor", "ceil", "trunc", "isnan", "isinf")},
 }

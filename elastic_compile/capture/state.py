@@ -37,6 +37,10 @@ BY_IDENTITY = (
 )
 
 
+#: As many values as a number may have for a path to be made for each.
+FEW = 64
+
+
 @dataclass(frozen=True)
 class Slot:
     """A place in the state that holds a Python number, and how to write another value there."""
@@ -61,6 +65,7 @@ class State:
     tensor_at: dict[tuple[Any, ...], int] = field(default_factory=dict)
     members: dict[tuple[Any, ...], Any] = field(default_factory=dict)
     groups: dict[Any, Any] = field(default_factory=dict)
+    ranges: dict[int, tuple[int, ...]] = field(default_factory=dict)
     keep: list[Any] = field(default_factory=list)
 
     @property
@@ -128,7 +133,10 @@ class Walker:
             if number == len(state.scalars):
                 state.scalars.append(value)
             state.scalar_slots[path] = number
-            state.tokens.append(("scalar", type(value).__name__, number))
+            known = self.range_of(value, path)
+            if known:
+                state.ranges[number] = known
+            state.tokens.append(("scalar", type(value).__name__, number, *known))
             return
         if path in self.widened and type(value) in (int, float):
             state.slots[path] = Slot(path, value, write)
@@ -143,6 +151,14 @@ class Walker:
             state.slots[path] = Slot(path, value, write)
             state.slot_at[len(state.tokens)] = path
         state.tokens.append((type(value).__name__, repr(value) if isinstance(value, (float, complex)) else value))
+
+    def range_of(self, value: Any, path: tuple[Any, ...]) -> tuple[int, ...]:
+        """Between which two numbers a symbolic integer is, where both are known and it may be an index: paths join only
+        where they know the same. What a loop carries is taken to be any number."""
+        if type(value) is not torch.SymInt or path in self.widened or not value.node.expr.is_Symbol:
+            return ()
+        low, high = value.node.shape_env.bounds(value)
+        return () if low is None or high is None or high - low >= FEW else (low, high)
 
     def walk(self, value: Any, path: tuple[Any, ...] = (), write: Callable[[Any], None] | None = None) -> None:
         """Append the description of `value`."""

@@ -52,6 +52,19 @@ class Symbols(ShapeEnv):
             self.var_to_range.setdefault(symbol, known)
         self._clear_caches()
 
+    def bounds(self, number: torch.SymInt) -> tuple[int | None, int | None]:
+        """The smallest and the largest that a symbolic integer may be; None where there is no bound."""
+        known = self.bound_sympy(number.node.expr)
+        return tuple(  # type: ignore[return-value]
+            int(bound) if isinstance(bound, (int, sympy.Integer)) else None for bound in (known.lower, known.upper))
+
+    def constrain(self, number: torch.SymInt, low: int | None = None, high: int | None = None) -> None:
+        """Take a new symbolic integer to lie between `low` and `high`."""
+        if low is not None:
+            torch._check(number >= low)
+        if high is not None:
+            torch._check(number <= high)
+
     def knows_more(self, state: dict[str, Any]) -> bool:
         """Whether more is known than at `snapshot` of the symbols that there were then."""
         return any(len(getattr(self, name)) != len(state[name]) for name in ("axioms", "replacements", "divisible")) or any(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dis
+import math
 import operator
 import sys
 import types
@@ -595,8 +596,7 @@ class Tracer:
                 raise stop("EC120", self.site)
         else:
             output, symbolic = self.scalar("float" if fake.dtype.is_floating_point else "int")
-            if self.is_index(tensor):
-                torch._check(symbolic >= 0)
+            self.symbols.constrain(symbolic, *self.range_of(tensor))
             event = ItemEvent(tensor, output, symbolic, self.site)
             self.record(event)
         self.items[tensor] = event.result
@@ -680,13 +680,36 @@ class Tracer:
         with self.recording_off(), torch._C._DisableTorchDispatch(), torch._C.DisableTorchFunction():
             yield
 
-    def is_index(self, number: int) -> bool:
-        """Whether a value holds positions found in a tensor, which are never negative."""
+    def range_of(self, number: int) -> tuple[int | None, int | None]:
+        """The smallest and the largest integer that a value can hold, as the operation that made it says: positions in a
+        tensor are never negative and below its length, a clamped number is within its bounds, a count within what is
+        counted. None where nothing is said."""
+        if self.values[number].fake.dtype != torch.int64:
+            return None, None
         event = self.producer.get(number)
-        while isinstance(event, OpEvent) and event.target in RESHAPING:
-            event = self.producer.get(event.args[0].id)
-        return isinstance(event, OpEvent) and event.target in FINDS_POSITIONS and (
-            self.values[number].fake.dtype == torch.int64)
+        while isinstance(event, OpEvent) and event.target in RANGE_KEPT and (
+            self.values[event.args[0].id].fake.dtype in (torch.int64, torch.int32)
+        ):
+            number = event.args[0].id
+            event = self.producer.get(number)
+        if not isinstance(event, OpEvent) or not isinstance(event.args[0], Ref):
+            return None, None
+        given, target = self.values[event.args[0].id].fake, event.target
+        size: Any = None
+        if target in FINDS_POSITIONS and number == event.outputs[-1]:
+            dim = (*event.args, None, None, None)[POSITION_OF_DIM.get(target, -1)]
+            if target in OF_ALL and dim is None:
+                size = math.prod(given.shape)
+            elif target in POSITION_OF_DIM:
+                size = given.shape[-1 if dim is None else dim] if given.dim() else 1
+            return 0, size - 1 if isinstance(size, int) and size else None
+        if target is aten.sum.default and given.dtype == torch.bool:
+            size = math.prod(given.shape)
+            return 0, size if isinstance(size, int) else None
+        if target is aten.clamp.default and not given.dtype.is_floating_point:
+            low, high = (bound if type(bound) is int else None for bound in (*event.args[1:], None, None)[:2])
+            return (None, None) if low is not None and high is not None and low > high else (low, high)
+        return None, None
 
     def constant(self, number: int) -> torch.Tensor | None:
         """The data of a value that only weights determine, or None.
@@ -1089,6 +1112,14 @@ ARITHMETIC = {
     aten.add.Tensor: operator.add, aten.sub.Tensor: operator.sub, aten.mul.Tensor: operator.mul,
     aten.rsub.Scalar: lambda a, b: b - a,
 }
+#: Operators whose result holds integers that their operand holds.
+RANGE_KEPT = RESHAPING | {aten._to_copy.default, aten.clone.default}
+#: Where the dimension stands among the arguments of what finds positions along it; and which search all of them.
+POSITION_OF_DIM = {
+    aten.argmax.default: 1, aten.argmin.default: 1, aten.topk.default: 2, aten.sort.default: 1, aten.argsort.default: 1,
+    aten.max.dim: 1, aten.min.dim: 1,
+}
+OF_ALL = {aten.argmax.default, aten.argmin.default}
 SAME_NUMBER = RESHAPING - {aten.select.int, aten.slice.Tensor} | {aten._to_copy.default, aten.clone.default}
 #: Of which operand value the result does not depend on the other operand, and is that value.
 ABSORBING = {
@@ -1147,6 +1178,9 @@ class Composites(TorchFunctionMode):
             raise stop("EC134", tracer.site, function=func.__name__)
         if func is torch.Tensor.__deepcopy__:
             return args[0].clone()
+        if func is torch.Tensor.fill_diagonal_ and args[0].dim() == 2 and not (kwargs.get("wrap") or args[2:]):
+            args[0].diagonal().fill_(args[1] if args[1:] else kwargs["fill_value"])
+            return args[0]
         if func in (torch.Tensor.unbind, torch.unbind):
             tensor, dim = args[0], args[1] if len(args) > 1 else kwargs.get("dim", 0)
             if as_expr(tensor.shape[dim]) is not None:

@@ -163,7 +163,7 @@ class Slices(nn.Module):
         return x
 
 
-@case(paths=7, seed=4, pending="EC111")
+@case(paths=7, seed=4)
 def slimmable_by_depth_and_width():
     import elastic_compile as ec
 

@@ -306,12 +306,12 @@ class AttributeByNumber(nn.Module):
 trap(f(0), f(1), f(5))(AttributeByNumber)
 
 
-@trap(f(1), f(2), f(7), pending="EC133")
+@trap(f(1), f(2), f(7))
 def number_in_a_set(x):
     return x * 2 if int(x) in {1, 3, 7} else x
 
 
-@trap(f(1), f(2), f(7), pending="EC133")
+@trap(f(1), f(2), f(7))
 def number_in_a_dict(x):
     table = {1: 10.0, 2: 20.0}
     y = x * table[int(x)] if int(x) in table else x
@@ -326,13 +326,13 @@ def text_of_a_number(x):
     return x * len(text) if f"{x.item():.1f}" != "1.0" else -x
 
 
-@trap((UP, one(2)), (UP, one(1)), (UP, one(0)), (UP, one(-1)), (UP, one(5)), pending="EC111")
+@trap((UP, one(2)), (UP, one(1)), (UP, one(0)), (UP, one(-1)), (UP, one(5)))
 def list_sliced_by_a_number(x, n):
     items = [x, x * 2, x * 3]
     return items[: int(n)]
 
 
-@trap((UP, one(2)), (UP, one(1)), (UP, one(0)), pending="EC111")
+@trap((UP, one(2)), (UP, one(1)), (UP, one(0)))
 def list_changed_at_a_number(x, n):
     items = [x, x * 2, x * 3]
     items[int(n)] = x * 0
