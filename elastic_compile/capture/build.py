@@ -27,8 +27,8 @@ from elastic_compile.capture.tracer import (
     OpEvent,
     Raised,
     RandomEvent,
-    ScalarEvent,
     Ref,
+    ScalarEvent,
     Segment,
     SymRef,
 )
@@ -213,7 +213,7 @@ class BlockEmitter:
         uses = [self.level.get(value, 0) for value in self.live.event_uses(event, self.segment)]
         level = max(uses, default=0)
         if isinstance(event, (ItemEvent, ScalarEvent, CarryEvent, RandomEvent)):
-            # What the host reads of a tensor (its number, a size) it reads when the region that makes the tensor has run.
+            # What the host reads of a tensor (its number, a size) it reads when the region that makes it has run.
             read = [value for value in self.live.event_uses(event, self.segment)
                     if value in self.made_by_regions and value not in self.params]
             level = max([level, *(self.level[value] + 1 for value in read)])

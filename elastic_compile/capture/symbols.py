@@ -67,7 +67,8 @@ class Symbols(ShapeEnv):
 
     def knows_more(self, state: dict[str, Any]) -> bool:
         """Whether more is known than at `snapshot` of the symbols that there were then."""
-        return any(len(getattr(self, name)) != len(state[name]) for name in ("axioms", "replacements", "divisible")) or any(
+        facts = ("axioms", "replacements", "divisible")
+        return any(len(getattr(self, name)) != len(state[name]) for name in facts) or any(
             self.var_to_range[symbol] is not known and self.var_to_range[symbol] != known
             for symbol, known in state["var_to_range"].items())
 

@@ -177,7 +177,7 @@ class LiteralEvent:
 @dataclass(frozen=True)
 class Decision:
     """A fork. `tensor`: the id of a one-element bool tensor, or None with `expr` a symbolic condition. `within`: the
-    operator that asks about its operands' sizes, before its own event. `refined`: more is known of sizes than was at the
+    operator that asks about its operands' sizes, before its own event. `refined`: more is known of sizes than at the
     decision before, so that what was a question there may be none here."""
 
     tensor: int | None
@@ -681,9 +681,9 @@ class Tracer:
             yield
 
     def range_of(self, number: int) -> tuple[int | None, int | None]:
-        """The smallest and the largest integer that a value can hold, as the operation that made it says: positions in a
-        tensor are never negative and below its length, a clamped number is within its bounds, a count within what is
-        counted. None where nothing is said."""
+        """The smallest and the largest integer that a value can hold, as the operation that made it says: positions
+        in a tensor are never negative and below its length, a clamped number is within its bounds, a count within what
+        is counted. None where nothing is said."""
         if self.values[number].fake.dtype != torch.int64:
             return None, None
         event = self.producer.get(number)
@@ -771,7 +771,7 @@ class Tracer:
             gathered = self.as_strided(*args, **kwargs)
             if gathered is not None:
                 return gathered
-        if target is aten.topk.default:  # in order, where the program leaves the order open: every backend gives the same
+        if target is aten.topk.default:  # in order where the program leaves it open: every backend gives the same
             args, kwargs = args[:4], {name: value for name, value in kwargs.items() if name != "sorted"}
         if torch.Tag.nondeterministic_seeded in target.tags and target not in WITHOUT_DROPOUT:
             return self.random(target, args, kwargs)
@@ -1179,8 +1179,8 @@ class Composites(TorchFunctionMode):
         if func is torch.Tensor.__deepcopy__:
             return args[0].clone()
         if func is torch.Tensor.fill_diagonal_ and args[0].dim() == 2 and not (kwargs.get("wrap") or args[2:]):
-            args[0].diagonal().fill_(args[1] if args[1:] else kwargs["fill_value"])
-            return args[0]
+            diagonal = torch.eye(*args[0].shape, dtype=torch.bool)
+            return args[0].masked_fill_(diagonal, args[1] if args[1:] else kwargs["fill_value"])
         if func in (torch.Tensor.unbind, torch.unbind):
             tensor, dim = args[0], args[1] if len(args) > 1 else kwargs.get("dim", 0)
             if as_expr(tensor.shape[dim]) is not None:

@@ -1,7 +1,7 @@
 """The list of constructs that the compiler is tested on.
 
 In: factories of small networks, as users write them, with calls that take every path.
-Out: `CASES`, filled by importing the modules of `cases/`.
+Out: `CASES`, filled by importing the modules of `cases/` (one construct each) and `published/` (whole networks).
 Never: compiles anything, or looks at what the compiler makes of a case.
 """
 from __future__ import annotations
@@ -120,9 +120,9 @@ def sweep(count: int, *shape: int, scales: Sequence[float] = (0.3, 1.0, 3.0, 9.0
     return [normal(seed, *shape, scale=scales[seed % len(scales)]) for seed in range(count)]
 
 
-def load() -> dict[str, Case]:
-    """All cases, by name."""
-    package = importlib.import_module("tests.constructs.cases")
-    for module in sorted(found.name for found in pkgutil.iter_modules(package.__path__)):
-        importlib.import_module(f"{package.__name__}.{module}")
-    return CASES
+def load(package: str = "cases") -> dict[str, Case]:
+    """All cases of a package beside this module, by name."""
+    modules = importlib.import_module(f"tests.constructs.{package}")
+    for module in sorted(found.name for found in pkgutil.iter_modules(modules.__path__)):
+        importlib.import_module(f"{modules.__name__}.{module}")
+    return {name: one for name, one in CASES.items() if one.factory.__module__.startswith(f"{modules.__name__}.")}
