@@ -1178,9 +1178,6 @@ class Composites(TorchFunctionMode):
             raise stop("EC134", tracer.site, function=func.__name__)
         if func is torch.Tensor.__deepcopy__:
             return args[0].clone()
-        if func is torch.Tensor.fill_diagonal_ and args[0].dim() == 2 and not (kwargs.get("wrap") or args[2:]):
-            diagonal = torch.eye(*args[0].shape, dtype=torch.bool)
-            return args[0].masked_fill_(diagonal, args[1] if args[1:] else kwargs["fill_value"])
         if func in (torch.Tensor.unbind, torch.unbind):
             tensor, dim = args[0], args[1] if len(args) > 1 else kwargs.get("dim", 0)
             if as_expr(tensor.shape[dim]) is not None:

@@ -606,36 +606,7 @@ def kalman_tracks_are_born_and_die():
     return KalmanTracker(), [(normal(s, 2, 2, 2, scale=2),) for s in range(12)]
 
 
-# ---------------------------------------------------------------- graphs and retrieval
-class GNN(nn.Module):
-    """Messages along edges found by `nonzero` of a thresholded similarity; isolated nodes keep their features."""
-
-    def __init__(self, width=3, rounds=2):
-        super().__init__()
-        self.message = nn.Linear(2 * width, width)
-        self.update = nn.GRUCell(width, width)
-        self.rounds = rounds
-
-    def forward(self, h):
-        for _ in range(self.rounds):
-            adjacency = (h @ h.t() > 1.0).fill_diagonal_(False)
-            edges = adjacency.nonzero(as_tuple=False)
-            if edges.shape[0] == 0:
-                break
-            src, dst = edges.unbind(1)
-            m = F.relu(self.message(torch.cat([h[src], h[dst]], dim=-1)))
-            agg = torch.zeros_like(h).index_add(0, dst, m)
-            degree = torch.bincount(dst, minlength=h.shape[0]).clamp(min=1).unsqueeze(-1)
-            touched = adjacency.any(0)
-            h = torch.where(touched.unsqueeze(-1), self.update(agg / degree, h), h)
-        return h, edges.shape[0]
-
-
-@case(paths=None, seed=0)
-def graph_with_edges_from_data():
-    return GNN(), [(normal(s, 4, 3, scale=(0.3, 1, 1.5)[s % 3]),) for s in range(9)]
-
-
+# ---------------------------------------------------------------- retrieval
 class Retriever(nn.Module):
     """Retrieval with a threshold: none, one or several documents; a reader per count; scores as a dict by name."""
 
