@@ -13,7 +13,7 @@ from torch import nn
 from tests.constructs.registry import case, normal, sweep
 
 
-# ---------------------------------------------------------------- Switch with capacity
+# ---------------------------------------------------------------- experts
 class Expert(nn.Module):
     def __init__(self, width, hidden):
         super().__init__()
@@ -21,53 +21,6 @@ class Expert(nn.Module):
 
     def forward(self, x):
         return self.net(x)
-
-
-class SwitchFeedForward(nn.Module):
-    """Fedus et al. 2021 (the labml implementation): capacity, dropped tokens pass unchanged."""
-
-    def __init__(self, capacity_factor=1.0, drop_tokens=True, n_experts=3, d_model=4):
-        super().__init__()
-        self.capacity_factor, self.drop_tokens = capacity_factor, drop_tokens
-        self.is_scale_prob, self.n_experts = True, n_experts
-        self.experts = nn.ModuleList(Expert(d_model, 8) for _ in range(n_experts))
-        self.switch = nn.Linear(d_model, n_experts)
-        self.softmax = nn.Softmax(dim=-1)
-
-    def forward(self, x):
-        seq_len, batch_size, d_model = x.shape
-        x = x.view(-1, d_model)
-        route_prob = self.softmax(self.switch(x))
-        route_prob_max, routes = torch.max(route_prob, dim=-1)
-        indexes_list = [torch.eq(routes, i).nonzero(as_tuple=True)[0] for i in range(self.n_experts)]
-        final_output = x.new_zeros(x.shape)
-        capacity = int(self.capacity_factor * len(x) / self.n_experts)
-        counts = x.new_tensor([len(indexes_list[i]) for i in range(self.n_experts)])
-        dropped = []
-        if self.drop_tokens:
-            for i in range(self.n_experts):
-                if len(indexes_list[i]) <= capacity:
-                    continue
-                indexes_list[i] = indexes_list[i][: len(indexes_list[i])]
-                dropped.append(indexes_list[i][capacity:])
-                indexes_list[i] = indexes_list[i][:capacity]
-        expert_output = [self.experts[i](x[indexes_list[i], :]) for i in range(self.n_experts)]
-        for i in range(self.n_experts):
-            final_output[indexes_list[i], :] = expert_output[i]
-        if dropped:
-            dropped = torch.cat(dropped)
-            final_output[dropped, :] = x[dropped, :]
-        if self.is_scale_prob:
-            final_output = final_output * route_prob_max.view(-1, 1)
-        else:
-            final_output = final_output * (route_prob_max / route_prob_max.detach()).view(-1, 1)
-        final_output = final_output.view(seq_len, batch_size, d_model)
-        return final_output, counts, route_prob.sum(0), len(dropped), route_prob_max
-
-
-@case(paths=None)
-def switch_with_capacity_and_dropped_tokens():
-    return SwitchFeedForward(), [(x,) for x in sweep(10, 3, 2, 4)]
 
 
 class ExpertChoice(nn.Module):
