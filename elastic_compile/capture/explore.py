@@ -249,7 +249,7 @@ class Explorer:
         self.joins: dict[Any, Segment] = {}
         self.widened: dict[Any, frozenset[Any]] = {}
         self.growing: dict[Any, dict[Any, Widening]] = {}
-        self.fixed_sizes: set[Any] = set()
+        self.fixed_sizes = False
         self.unjoined: set[Any] = set()
         self.unrolled: set[Any] = set()
         self.wrappers: dict[int, torch.Tensor] = {}
@@ -332,8 +332,8 @@ class Explorer:
     def widen_less(self) -> None:
         """After a refusal: loops whose sizes were carried at run time are unrolled instead; when there are none, those
         whose numbers were."""
-        self.fixed_sizes.update(self.growing)
         if self.growing:
+            self.fixed_sizes = True
             self.growing.clear()
         else:
             self.unrolled.update(self.widened)
@@ -893,7 +893,7 @@ class Explorer:
         if changed is None:
             return
         sized = any(map(is_size, changed))
-        if sized and position in self.fixed_sizes:
+        if sized and self.fixed_sizes:
             return
         index = [tracer.path.index(segment) for segment in rounds[-2:]]
         last = _signature(tracer.path[index[1]:])
