@@ -334,6 +334,8 @@ class Explorer:
         whose numbers were."""
         if self.growing:
             self.fixed_sizes = True
+            for position in self.growing:
+                self.widened.pop(position, None)  # a bound of such a loop may be among its numbers
             self.growing.clear()
         else:
             self.unrolled.update(self.widened)
