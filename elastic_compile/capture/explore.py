@@ -244,6 +244,8 @@ class Explorer:
         if survey is not None:
             self.hooks.skipped = frozenset(survey.skipped)
         self.heap = Heap(roots)
+        #: How many objects the heap has before functions are met that name more: the next exploration has them too.
+        self.at_start = len(self.heap.objects)
         self.hooks.on_function = self.heap.watch_function
         self.hooks.surviving = self.heap.iterators
         self.joins: dict[Any, Segment] = {}
@@ -370,6 +372,7 @@ class Explorer:
         root = next(r for r in self.roots if r.segment is tracer.path[0])
         self.root = root
         self.hooks.stack.clear()
+        dtype = torch.get_default_dtype()
         try:
             self.install(self.modes[root.mode])
             with tracer.active():
@@ -382,6 +385,7 @@ class Explorer:
         except Redo:
             pass
         finally:
+            torch.set_default_dtype(dtype)  # a path that ends within a `try` does not run what follows
             self.heap.reset()
         if tracer.failure is not None:
             raise tracer.failure
@@ -476,7 +480,8 @@ class Explorer:
         if fresh:
             raise MoreState(tensors=fresh)
         numbers = frozenset(
-            (owner, key) for owner in changed for key, before, now in self.heap.differences(owner)
+            (owner, key) for owner in changed if owner < self.at_start
+            for key, before, now in self.heap.differences(owner)
             if type(before) in (int, float) and (type(now) is type(before) or as_expr(now) is not None)
         ) - set(self.state_symbols) - self.pinned
         if numbers:
@@ -728,13 +733,13 @@ class Explorer:
             value, name = self.heap.objects[number], self.heap.names[number]
             walker.state.tokens.append(("changed", number))
             if isinstance(value, dict):
-                walker.state.tokens.append(len(value))
+                walker.state.tokens.append(("items", len(value)))
                 for key, item in dict.items(value):
                     walker.walk(key, (number, "key"))
                     walker.walk(item, (number, key if isinstance(key, (str, int)) else repr(key)),
                                 lambda new, d=value, k=key: dict.__setitem__(d, k, new))
             elif isinstance(value, list):
-                walker.state.tokens.append(len(value))
+                walker.state.tokens.append(("items", len(value)))
                 for i, item in enumerate(value):
                     walker.walk(item, (number, i), lambda new, d=value, k=i: d.__setitem__(k, new))
             elif isinstance(value, types.CellType):

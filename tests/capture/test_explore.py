@@ -240,3 +240,37 @@ def test_a_guard_inside_pytorch_never_raises_through_it():
     _, symbolic = tracer.scalar("int")
     assert tracer.decide_expr(symbolic.node.expr, int) == 1
     assert tracer.dead and isinstance(tracer.failure, Stopped)
+
+
+SCALES = {"scale": 2.0}
+
+
+class WritesGlobal(nn.Module):
+    """Counts in a dictionary that only a function names."""
+
+    def forward(self, x):
+        SCALES["scale"] = SCALES["scale"] + 1
+        return x * SCALES["scale"]
+
+
+def test_a_number_that_a_function_keeps_in_a_global_is_refused_with_its_place():
+    with pytest.raises(Refusal) as refused:
+        program(WritesGlobal(), torch.ones(2, 3))
+    assert "SCALES" in str(refused.value)
+    assert SCALES == {"scale": 2.0}
+
+
+class SetsDtype(nn.Module):
+    def forward(self, x):
+        try:
+            torch.set_default_dtype(torch.float64)
+            if x.sum() > 0:
+                x = x + 1
+            return x + torch.ones(3, dtype=torch.float32).sum()
+        finally:
+            torch.set_default_dtype(torch.float32)
+
+
+def test_no_path_begins_with_the_default_dtype_that_another_ended_with():
+    program(SetsDtype(), torch.ones(2, 3))
+    assert torch.get_default_dtype() == torch.float32

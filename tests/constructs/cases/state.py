@@ -435,3 +435,25 @@ class ScratchAttributes(nn.Module):
 @case(paths=3, seed=1)
 def attributes_restored_before_the_end():
     return ScratchAttributes(), [(x,) for x in sweep(32, 1, 2)]
+
+
+class CountsRounds(nn.Module):
+    """Changes an attribute in each round of a loop that decides, and puts it back."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def forward(self, x):
+        for _ in range(3):
+            x = x + self.count
+            if x.sum() > 0:
+                x = x * -2
+            self.count += 1
+        self.count = 0
+        return x
+
+
+@case(paths=None)
+def attribute_changed_in_each_round():
+    return CountsRounds(), [(x,) for x in sweep(40, 1, 4)]
