@@ -183,6 +183,40 @@ def test_transformers_depth_heads_and_hidden_widths(make, inputs, tmp_path):
             lambda config: FirstOutput(by_masking(model, config)))
 
 
+class Greedy(nn.Module):
+    """Tokens generated with a cache of keys and values, until the last one."""
+
+    def __init__(self, model) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        return self.model.generate(x, max_new_tokens=4, do_sample=False)
+
+
+def extracted_llama(model, config):
+    """The subnet made otherwise: a new model of the kept layers' weights, with what is left out of them zero."""
+    from transformers import LlamaForCausalLM
+    settings = type(model.config).from_dict({**model.config.to_dict(), "num_hidden_layers": len(config["layers"])})
+    made = LlamaForCausalLM(settings)
+    shared = {name: value for name, value in model.state_dict().items() if ".layers." not in name}
+    for place, number in enumerate(config["layers"]):
+        layer = {name: value.clone() for name, value in model.model.layers[number].state_dict().items()}
+        layer["mlp.down_proj.weight"][:, config["ffn"][place]:] = 0
+        layer["self_attn.o_proj.weight"][:, config["heads"][place] * 8:] = 0
+        shared |= {f"model.layers.{place}.{name}": value for name, value in layer.items()}
+    made.load_state_dict(shared)
+    made.model.rotary_emb = model.model.rotary_emb  # whose numbers are no part of a state_dict
+    return made.eval()
+
+
+@pytest.mark.slow
+def test_llama_depth_lists_and_hidden_widths_generate_with_a_cache(tmp_path):
+    model = scramble(llama())
+    compare(Transformer(model, wrap=Greedy), distinct(sample_transformer), WORDS, tmp_path,
+            lambda config: Greedy(extracted_llama(model, config)))
+
+
 class FirstOutput(nn.Module):
     """The main output alone, without a cache."""
 
