@@ -20,15 +20,20 @@ def pair(seed: int) -> dict[str, dict[str, torch.Tensor]]:
     }
 
 
-@model("kornia", blocks=20, regions=15, paths=3)
-def lightglue() -> Built:
-    made = LightGlue(
-        features=None, input_dim=WIDTH, descriptor_dim=WIDTH, num_heads=2, n_layers=3, flash=False,
-        depth_confidence=0.6, width_confidence=0.7, filter_threshold=0.0,
+def matcher(layers: int, **options: float) -> LightGlue:
+    return LightGlue(
+        features=None, input_dim=WIDTH, descriptor_dim=WIDTH, num_heads=2, n_layers=layers, flash=False,
+        filter_threshold=0.0, **options,
     ).eval()
+
+
+@model("kornia", blocks=20, regions=15, paths=3)
+def lightglue(layers: int = 3) -> Built:
+    made = matcher(layers, depth_confidence=0.6, width_confidence=0.7)
     with torch.no_grad():  # random weights are never sure: sharpen what says how sure they are
         for confidence, assignment in zip(made.token_confidence, made.log_assignment):
             confidence.token[0].weight.mul_(40)
             assignment.matchability.weight.mul_(40)
     calls = [(pair(seed),) for seed in range(24)]
-    return Built(made, calls[:2], calls)
+    twin = matcher(layers, depth_confidence=-1, width_confidence=-1)  # no early stop, no point dropped
+    return Built(made, calls[:2], calls, (twin, calls[0]))
