@@ -376,10 +376,10 @@ class Search:
         if counted:
             candidates.append((True, False, -1))
         for _, _, i in sorted(candidates):
-            test = self.tests[i]
             if i < 0:
                 yield None, natural
             else:
+                test = self.tests[i]
                 yield i, (test.taken if test.kind in ("free", "known") else natural)
 
 
