@@ -298,17 +298,22 @@ def _aten_all(self, dim=None, keepdim=False):
 
 @_translation(aten.amax.default, aten.max.default)
 def _aten_amax(self, dim=(), keepdim=False):
-    """With the sum of magnitudes, which is nan where data is, and of which the negative is below all of the data."""
+    """With the sum of magnitudes, which is nan where data is; one below its negative is below all of the data, zeros
+    of either sign too."""
     axes = [_axes(dim)] if dim else []
     made = op.ReduceMax(self, *axes, keepdims=keepdim)
-    return op.Max(made, op.Neg(op.ReduceSum(op.Abs(self), *axes, keepdims=keepdim))) if _is_float(self) else made
+    if not _is_float(self):
+        return made
+    return op.Max(made, op.Sub(_constant(-1, self.dtype), op.ReduceSum(op.Abs(self), *axes, keepdims=keepdim)))
 
 
 @_translation(aten.amin.default, aten.min.default)
 def _aten_amin(self, dim=(), keepdim=False):
     axes = [_axes(dim)] if dim else []
     made = op.ReduceMin(self, *axes, keepdims=keepdim)
-    return op.Min(made, op.ReduceSum(op.Abs(self), *axes, keepdims=keepdim)) if _is_float(self) else made
+    if not _is_float(self):
+        return made
+    return op.Min(made, op.Add(_constant(1, self.dtype), op.ReduceSum(op.Abs(self), *axes, keepdims=keepdim)))
 
 
 def _first(self: ir.Value, dim: int, keepdim: bool) -> tuple[ir.Value, ir.Value]:

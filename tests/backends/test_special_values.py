@@ -56,6 +56,10 @@ CASES: dict[str, tuple[Callable, tuple[torch.Tensor, ...]]] = {
                    F.softplus(x), F.logsigmoid(x), F.threshold(x, 0.1, 20.0), F.hardshrink(x)),
         (LINE,)),
     "shrunk": (F.softshrink, (LINE,)),
+    "small numbers": (lambda x: (1 / (x + 1e-8), 1 / (1e-9 + x), 1 / (x - 1e-8)), (torch.zeros(3),)),
+    "signs of zeros": (
+        lambda x, y: (1 / x.amax(), 1 / x.abs().max(), 1 / x.amin(1), 1 / y.amax(), 1 / y.amin(1), 1 / y.abs().amin()),
+        (torch.zeros(3, 19), -torch.zeros(3, 19))),
     "rounding": (lambda x: (x.floor(), x.ceil(), x.round(), x.trunc(), x.frac(), x % 2, x // 2), (LINE,)),
     "comparisons with numbers": (lambda x: (x > 0, x >= 0, x < 0, x <= 0, x == 0, x != 0, x != x, x == x), (LINE,)),
     "comparisons": (lambda a, b: (a > b, a >= b, a < b, a <= b, a == b, a != b, torch.isclose(a, b)), PAIRS),
