@@ -71,7 +71,8 @@ def run_forced(
 ) -> Run | None:
     """Run `target(*args, **kwargs)`; tensors and `data_number`s among the arguments are data.
 
-    `branches`: the lines at which comparisons of numbers inside Python's own functions (`max(a, b)`) may be forced.
+    `branches`: the lines at which comparisons of numbers inside Python's own functions (`max(a, b)`) may be forced, and
+    at which those written by the user are decided at once.
     None when the path does not end within `MAX_TESTS` tests.
     """
     hooks = Forced(outcomes, branches)
@@ -432,12 +433,17 @@ class Forced(Hooks):
         return self.followed(super().inplace(site, name, a, b), a, b)
 
     def compare(self, site: Any, name: str, a: Any, b: Any) -> Any:
+        """A comparison of numbers is decided where it is made if the compiled program branches there, else where its
+        truth is asked."""
         self.place = site
-        return super().compare(site, name, a, b)
+        result = super().compare(site, name, a, b)
+        if isinstance(result, DataBool) and (site.file, site.line) in self.branches:
+            bool(result)
+        return result
 
     def getitem(self, site: Any, target: Any, key: Any) -> Any:
         self.place = site
-        if isinstance(key, DataInt) and not isinstance(target, torch.Tensor):
+        if isinstance(key, DataInt) and not isinstance(target, torch.Tensor) and not _keyed_by_data(target):
             key = _bare(key)
             self.record(key, key, "choice")
         return super().getitem(site, target, key)
@@ -490,6 +496,11 @@ class Watch(TorchDispatchMode):
                 if isinstance(tensor, torch.Tensor):
                     hooks.mark(tensor)
         return result
+
+
+def _keyed_by_data(target: Any) -> bool:
+    """Whether finding an item means comparing numbers that data decided."""
+    return isinstance(target, dict) and any(isinstance(key, Data) for key in target)
 
 
 def _leaves(tree: Any) -> list[Any]:

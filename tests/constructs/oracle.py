@@ -29,6 +29,8 @@ Edge = tuple[int, int]
 MAX_BLOCKS = 4000
 MANY_BLOCKS = 100_000
 LONGEST = 200
+#: The kinds of tests that a branch seldom stands for: the program knows the outcome mostly, and needs none.
+SELDOM = ("known", "fixed")
 LONG_FORCE = 40
 
 
@@ -360,21 +362,23 @@ class Search:
 
     def matches(self, branch: schema.Branch, natural: bool, position: int) -> Iterator[tuple[int | None, bool]]:
         """(test, outcome) that the branch may stand for, likeliest first; test None: it stands for none, and follows
-        its condition, which is a number that the host computes. That is likelier than a test of another line."""
+        its condition, which is a number that the host computes, or belongs to a line where the user's program tests
+        nothing (whether an operator fails). That is likelier than a test of another line."""
         source = self.program.sources[branch.source] if branch.source >= 0 else None
         place = (source.file, source.line) if source is not None else None
         counted = isinstance(self.program.values[branch.cond], schema.ScalarType)
-        candidates: list[tuple[bool, bool, int]] = []
+        alone = place is not None and place not in {(test.file, test.line) for test in self.tests}
+        candidates: list[tuple[bool, int, int]] = []
         for i in range(position, len(self.tests)):
             test = self.tests[i]
             alike = test.kind in ("free", "known", "static" if counted else "fixed") and test.natural == natural
             if alike or (test.kind == "step" and counted):
-                rank = test.kind == "fixed"
+                rank = SELDOM.index(test.kind) + 1 if test.kind in SELDOM else 0
                 candidates.append(((test.file, test.line) != place, rank, i))
             if not self.optional(i):
                 break
-        if counted:
-            candidates.append((True, False, -1))
+        if counted or alone:
+            candidates.append((True, 0, -1))
         for _, _, i in sorted(candidates):
             if i < 0:
                 yield None, natural

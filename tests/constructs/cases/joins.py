@@ -576,6 +576,7 @@ class RaisingMidway(nn.Module):
         return x * self.n
 
 
+# "up" twice from the start needs two calls forced at once; the oracle forces one.
 @joined(sequence=True, forced=False)
 class KeyedState(nn.Module):
     """A dict whose keys come with the data."""

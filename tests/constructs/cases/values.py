@@ -433,7 +433,7 @@ class SolveOrFallBack(nn.Module):
         return self.head(x), torch.linalg.inv(a + torch.eye(3) * 9)
 
 
-@case(paths=None, forced=False)
+@case(paths=None)
 def solve_or_fall_back():
     singular = torch.tensor([[1.0, 2.0, 3.0], [2.0, 4.0, 6.0], [0.0, 0.0, 1.0]])
     return SolveOrFallBack(), [(a, normal(5, 3)) for a in (normal(1, 3, 3), normal(2, 3, 3).flip(0), singular)]

@@ -593,6 +593,8 @@ class BigLittle(nn.Module):
         return {"label": best, "score": votes[best], "used": used, "spent": spent}
 
 
+# A dict asks whether two labels are equal only where their hashes are: that labels which differ are equal cannot be
+# forced. Inputs by which members agree and disagree take the branches instead.
 @case(paths=None, seed=6, forced=False)
 def cascade_that_votes_in_a_dict():
     return BigLittle(), [(x,) for x in sweep(12, 1, 4)]

@@ -129,7 +129,7 @@ class BeamOfObjects(nn.Module):
         return best.tokens, best.score, len(finished)
 
 
-@case(paths=None, seed=1, forced=False)
+@case(paths=None, seed=1)
 def beam_search_over_objects():
     return BeamOfObjects(), [(normal(s, 1, 3, scale=2),) for s in range(8)]
 
@@ -322,7 +322,7 @@ class Anderson(nn.Module):
         return X[:, k % m], res
 
 
-@case(paths=None, seed=1, forced=False)
+@case(paths=None, seed=1)
 def anderson_acceleration_with_a_list_of_residuals():
     return Anderson(), [(normal(s, 1, 4, scale=k),) for s in range(4) for k in (0.3, 2.0)]
 
@@ -453,7 +453,7 @@ class Detector(nn.Module):
         return {"boxes": boxes[picked], "scores": scores[picked], "labels": labels[picked]}
 
 
-@case(paths=None, seed=0, forced=False)
+@case(paths=None, seed=0)
 def detector_with_nms():
     return Detector(), [(normal(s, 4, 4, scale=(0.5, 2)[s % 2]),) for s in range(10)]
 
