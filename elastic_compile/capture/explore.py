@@ -25,7 +25,16 @@ import torch
 
 from elastic_compile.capture.hooks import Call, Hooks
 from elastic_compile.capture.liveness import Liveness
-from elastic_compile.capture.state import ATOMS, Heap, State, Walker, changed_context, content_of, put_back
+from elastic_compile.capture.state import (
+    ATOMS,
+    Heap,
+    State,
+    Walker,
+    attributes,
+    changed_context,
+    content_of,
+    put_back,
+)
 from elastic_compile.capture.structure import keys, take_apart
 from elastic_compile.capture.symbols import as_expr
 from elastic_compile.capture.text import is_data, readable
@@ -255,6 +264,7 @@ class Explorer:
         self.unjoined: set[Any] = set()
         self.unrolled: set[Any] = set()
         self.wrappers: dict[int, torch.Tensor] = {}
+        self.attributes: dict[int, dict[str, int]] = {}
         self.fakes: dict[int, torch.Tensor] = {}
         self.stand_ins = [[self.stand_in(leaf) for leaf in entry.leaves] for entry in entries]
         self.inputs: dict[int, dict[int, torch.Tensor]] = {}
@@ -434,11 +444,15 @@ class Explorer:
                 number = tracer.weight(real, self.heap.tensor_names[ident])
             fake = tracer.values[number].fake
             wrapper = self.wrappers.get(ident)
-            if wrapper is None or self.fakes[ident] is not fake or self.was_mutated(ident):
+            if wrapper is None or self.fakes[ident] is not fake or self.was_mutated(ident) or (
+                attributes(wrapper) != self.attributes[ident]
+            ):
                 wrapper = torch._to_functional_tensor(fake)
+                vars(wrapper).update(vars(real))
                 if isinstance(real, torch.nn.Parameter):
                     wrapper._is_param = True
                 self.wrappers[ident] = wrapper
+                self.attributes[ident] = attributes(wrapper)
                 self.fakes[ident] = fake
                 replaced[ident] = wrapper
         self.heap.install(replaced)
@@ -475,6 +489,11 @@ class Explorer:
         changed = self.heap.changed()
         for name in self.heap.changed_classes():
             raise stop("EC150", self.tracer.site, name=name)
+        for module, name in self.heap.changed_modules():
+            raise stop("EC150", self.tracer.site, name=f"{module.__name__}.{name}")
+        for ident, wrapper in self.wrappers.items():
+            if attributes(wrapper) != self.attributes[ident]:
+                raise stop("EC150", self.tracer.site, name=f"attributes of {_pretty(self.heap.tensor_names[ident])}")
         first = self.modes[0]
         fresh = frozenset(self.mutated()) - {ident for ident, _ in first.tensors}
         if fresh:

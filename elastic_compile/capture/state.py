@@ -415,6 +415,7 @@ class Heap:
         self.watched: list[tuple[int, Any]] | None = None
         self.iterators: dict[int, Any] = {}
         self.classes: dict[type, dict[str, Any]] = {}
+        self.modules: dict[types.ModuleType, dict[str, Any]] = {}
         for name, root in roots:
             self.watch(root, name)
         self.original = list(self.saved)
@@ -433,6 +434,7 @@ class Heap:
             if isinstance(value, torch.Tensor):
                 self.tensors.setdefault(id(value), value)
                 self.tensor_names.setdefault(id(value), label)
+                stack.extend((item, f"{label}.{name}") for name, item in vars(value).items())
                 continue
             if hasattr(kind, "__next__"):
                 self.iterators[id(value)] = value
@@ -455,6 +457,8 @@ class Heap:
         self.watch((fn.__defaults__, fn.__kwdefaults__), f"{fn.__qualname__} defaults")
         for name in fn.__code__.co_names:
             value = fn.__globals__.get(name)
+            if isinstance(value, types.ModuleType) and value.__name__.partition(".")[0] not in LIBRARIES:
+                self.modules.setdefault(value, dict(vars(value)))
             if isinstance(value, (dict, list, set)) or (
                 hasattr(value, "__dict__") and not isinstance(value, (*BY_IDENTITY, types.FunctionType))
                 and type(value).__module__.partition(".")[0] not in ("torch", "logging", "typing")
@@ -482,8 +486,22 @@ class Heap:
             if not name.startswith("__") and vars(kind).get(name, _ABSENT) is not before.get(name, _ABSENT)
         ]
 
+    def changed_modules(self) -> list[tuple[types.ModuleType, str]]:
+        """Values in Python modules that are not what they were, by name; what was imported or defined meanwhile is not
+        state."""
+        return [
+            (module, name) for module, before in self.modules.items() for name, value in vars(module).items()
+            if before.get(name, _ABSENT) is not value
+            and not isinstance(value, (types.ModuleType, types.FunctionType, types.BuiltinFunctionType, type))
+        ]
+
     def reset(self) -> None:
         """Undo what a path changed."""
+        for module, name in self.changed_modules():
+            if name in self.modules[module]:
+                setattr(module, name, self.modules[module][name])
+            else:
+                delattr(module, name)
         for kind, before in self.classes.items():
             for name in [n for n in vars(kind) if n not in before and not n.startswith("__")]:
                 delattr(kind, name)
@@ -589,6 +607,11 @@ def _children(value: Any, label: str) -> list[tuple[Any, str]] | None:
         ]
         return [(value.__dict__, label), *shared]
     return None
+
+
+def attributes(tensor: torch.Tensor) -> dict[str, int]:
+    """The attributes that a program gave a tensor, by identity."""
+    return {name: id(value) for name, value in vars(tensor).items()}
 
 
 def content_of(value: Any) -> tuple[Any, ...]:

@@ -8,6 +8,7 @@ import copy
 import itertools
 import math
 import random
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -31,6 +32,8 @@ def whole(*values: int) -> torch.Tensor:
     return torch.tensor(values)
 
 
+settings = types.ModuleType("settings")
+settings.calls = 0
 UP, DOWN = f(1, 2, 3), f(-1, -2, -3)
 INF, NAN = float("inf"), float("nan")
 
@@ -695,6 +698,44 @@ class OnTheClass(nn.Module):
 
 
 trap(UP, UP, pending="EC150")(OnTheClass)
+
+
+class OnABuffer(nn.Module):
+    """A counter that is an attribute of a tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("scale", torch.ones(3))
+
+    def forward(self, x):
+        self.scale.calls = getattr(self.scale, "calls", 0) + 1
+        return x * self.scale.calls
+
+
+trap(UP, UP, pending="EC150")(OnABuffer)
+
+
+class OfABuffer(nn.Module):
+    """What was attached to a tensor beforehand is read."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("scale", torch.ones(3))
+        self.scale.zero_point, self.scale.ranges = 2.0, [1.0, 4.0]
+
+    def forward(self, x):
+        if x.sum() > 0:
+            x = x * getattr(self.scale, "zero_point", 1.0)
+        return x + self.scale.ranges[-1]
+
+
+trap(UP, DOWN)(OfABuffer)
+
+
+@trap(UP, UP, pending="EC150")
+def in_a_python_module(x):
+    settings.calls += 1
+    return x * settings.calls
 
 
 class Iterating(nn.Module):
