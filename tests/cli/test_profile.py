@@ -102,11 +102,11 @@ def test_a_table_of_other_settings_is_not_gone_on_with(cli, gated, tmp_path):
 def test_an_interrupt_keeps_what_was_measured(cli, gated, tmp_path, monkeypatch):
     sample, calls = profiler._Run.sample, []
 
-    def interrupted(run):
+    def interrupted(run, untimed):
         calls.append(run)
         if len(calls) > 100:
             raise KeyboardInterrupt
-        sample(run)
+        sample(run, untimed)
     monkeypatch.setattr(profiler._Run, "sample", interrupted)
     path = tmp_path / "t.json"
     said = cli("profile", gated, "--device", "here", "--precision", 0.0011, "-o", path, status=130).output
