@@ -92,13 +92,13 @@ def function(op: str, made: ValueType, int_bits: int) -> Callable:
     """The function that computes `op` and gives a `made`.
 
     It raises what Python raises (ZeroDivisionError, OverflowError, ValueError, IndexError), and `ExecutionError`
-    for an integer of more than `int_bits` bits, a power that is not a `made`, and `item` of several elements.
+    for an integer of more than `int_bits` bits, a power that is not a `made`, an integer chosen that no float is, and
+    `item` of several elements.
     """
     if op == "item":
         return _item
     if op in _CHOOSE:
-        compute, convert = _FUNCTIONS[op], _FUNCTIONS[made.kind]
-        return lambda *operands: convert(compute(*operands))
+        return _choosing(op, made)
     if op == "round_digits":
         return _round
     if op in ("mul", "pow", "lshift"):
@@ -117,6 +117,19 @@ def _round(value: int | float, digits: int) -> int | float:
     if isinstance(value, int) and digits < -value.bit_length() - 1:
         return 0
     return round(value, digits)
+
+
+def _choosing(op: str, made: ScalarType) -> Callable:
+    compute, convert = _FUNCTIONS[op], _FUNCTIONS[made.kind]
+
+    def choose(*operands):
+        chosen = compute(*operands)
+        result = convert(chosen)
+        if result != chosen and chosen == chosen:
+            raise ExecutionError(op, "result-type", f"{chosen!r}, which is no {made.kind}", made.kind)
+        return result
+
+    return choose
 
 
 def _bounded(op: str, made: ScalarType, int_bits: int) -> Callable:

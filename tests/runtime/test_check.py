@@ -333,7 +333,7 @@ def test_a_mutant_is_refused_or_safe_to_run(plain):
 def test_the_fuzzer_reaches_both_outcomes():
     accepted, rejected = [], []
 
-    @settings(max_examples=300, deadline=None, database=None)
+    @settings(max_examples=400, deadline=None, database=None, derandomize=True)
     @given(mutants())
     def probe(plain):
         try:
