@@ -487,10 +487,8 @@ class Explorer:
     def exit_state(self) -> tuple[int, tuple[int, ...]]:
         """The mode in which the call leaves the module, and the values of that mode's state."""
         changed = self.heap.changed()
-        for name in self.heap.changed_classes():
-            raise stop("EC150", self.tracer.site, name=name)
-        for module, name in self.heap.changed_modules():
-            raise stop("EC150", self.tracer.site, name=f"{module.__name__}.{name}")
+        for owner, name in self.heap.changed_names():
+            raise stop("EC150", self.tracer.site, name=f"{getattr(owner, '__qualname__', owner.__name__)}.{name}")
         for ident, wrapper in self.wrappers.items():
             if attributes(wrapper) != self.attributes[ident]:
                 raise stop("EC150", self.tracer.site, name=f"attributes of {_pretty(self.heap.tensor_names[ident])}")
@@ -731,7 +729,8 @@ class Explorer:
             layout: Any = (*fake.stride(), fake.storage_offset())
             for axis, length in enumerate(fake.shape):
                 place = (*path, "size", axis)
-                state.sizes[place] = length if as_expr(length) is None else as_expr(length)
+                expr = as_expr(length)
+                state.sizes[place] = length if expr is None else expr
                 if walker.is_grouped(place):
                     state.members[place] = state.sizes[place]
                     shape.append(("grouped",))

@@ -37,6 +37,9 @@ BY_IDENTITY = (
 )
 
 
+#: What a Python module holds that is no value of a program's.
+DEFINITIONS = (types.ModuleType, types.FunctionType, types.BuiltinFunctionType, type)
+
 #: As many values as a number may have for a path to be made for each.
 FEW = 64
 
@@ -328,11 +331,6 @@ class Walker:
                 continue
             self.state.tokens.append(name)
             self.walk(item, (*path, name))
-        if frame.f_code not in self.codes:  # as it was written: its loops hold their iterators without a name
-            named = {id(item) for item in frame.f_locals.values()}
-            for item in gc.get_referents(value):
-                if hasattr(type(item), "__next__") and id(item) not in named:
-                    self.walk(item, (*path, "loop"))
         self.walk(value.gi_yieldfrom, (*path, "from"))
 
     def reduced(self, value: Any, kind: type, path: tuple[Any, ...]) -> None:
@@ -414,8 +412,7 @@ class Heap:
         self.tensor_names: dict[int, str] = {}
         self.watched: list[tuple[int, Any]] | None = None
         self.iterators: dict[int, Any] = {}
-        self.classes: dict[type, dict[str, Any]] = {}
-        self.modules: dict[types.ModuleType, dict[str, Any]] = {}
+        self.namespaces: dict[type | types.ModuleType, dict[str, Any]] = {}
         for name, root in roots:
             self.watch(root, name)
         self.original = list(self.saved)
@@ -439,8 +436,8 @@ class Heap:
             if hasattr(kind, "__next__"):
                 self.iterators[id(value)] = value
             for base in kind.__mro__:
-                if base.__module__.partition(".")[0] not in LIBRARIES and base not in self.classes:
-                    self.classes[base] = dict(vars(base))
+                if base.__module__.partition(".")[0] not in LIBRARIES and base not in self.namespaces:
+                    self.namespaces[base] = dict(vars(base))
             children = _children(value, label)
             if children is None:
                 continue
@@ -457,8 +454,10 @@ class Heap:
         self.watch((fn.__defaults__, fn.__kwdefaults__), f"{fn.__qualname__} defaults")
         for name in fn.__code__.co_names:
             value = fn.__globals__.get(name)
-            if isinstance(value, types.ModuleType) and value.__name__.partition(".")[0] not in LIBRARIES:
-                self.modules.setdefault(value, dict(vars(value)))
+            if isinstance(value, types.ModuleType) and value.__name__.partition(".")[0] not in LIBRARIES and (
+                value not in self.namespaces
+            ):
+                self.namespaces[value] = dict(vars(value))
             if isinstance(value, (dict, list, set)) or (
                 hasattr(value, "__dict__") and not isinstance(value, (*BY_IDENTITY, types.FunctionType))
                 and type(value).__module__.partition(".")[0] not in ("torch", "logging", "typing")
@@ -478,36 +477,22 @@ class Heap:
                 if not isinstance(value, tuple):
                     put_back(value, self.saved[i])
 
-    def changed_classes(self) -> list[str]:
-        """Names of attributes of classes that are not what they were."""
+    def changed_names(self) -> list[tuple[type | types.ModuleType, str]]:
+        """Attributes of classes and Python modules that are not what they were, by owner and name. What a module
+        imports or defines meanwhile is not state."""
         return [
-            f"{kind.__qualname__}.{name}" for kind, before in self.classes.items()
-            for name in {**before, **vars(kind)}
-            if not name.startswith("__") and vars(kind).get(name, _ABSENT) is not before.get(name, _ABSENT)
-        ]
-
-    def changed_modules(self) -> list[tuple[types.ModuleType, str]]:
-        """Values in Python modules that are not what they were, by name; what was imported or defined meanwhile is not
-        state."""
-        return [
-            (module, name) for module, before in self.modules.items() for name, value in vars(module).items()
-            if before.get(name, _ABSENT) is not value
-            and not isinstance(value, (types.ModuleType, types.FunctionType, types.BuiltinFunctionType, type))
+            (owner, name) for owner, before in self.namespaces.items() for name in {**before, **vars(owner)}
+            if vars(owner).get(name, _ABSENT) is not before.get(name, _ABSENT) and not name.startswith("__")
+            and not (isinstance(owner, types.ModuleType) and isinstance(vars(owner).get(name), DEFINITIONS))
         ]
 
     def reset(self) -> None:
         """Undo what a path changed."""
-        for module, name in self.changed_modules():
-            if name in self.modules[module]:
-                setattr(module, name, self.modules[module][name])
+        for owner, name in self.changed_names():
+            if name in self.namespaces[owner]:
+                setattr(owner, name, self.namespaces[owner][name])
             else:
-                delattr(module, name)
-        for kind, before in self.classes.items():
-            for name in [n for n in vars(kind) if n not in before and not n.startswith("__")]:
-                delattr(kind, name)
-            for name, value in before.items():
-                if not name.startswith("__") and vars(kind).get(name) is not value:
-                    setattr(kind, name, value)
+                delattr(owner, name)
         for i in self.changed():
             put_back(self.objects[i], self.saved[i])
 

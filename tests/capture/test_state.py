@@ -4,6 +4,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import threading
+import types
 from typing import ClassVar
 
 import pytest
@@ -194,6 +195,23 @@ def test_globals_and_defaults_of_functions_are_watched():
     assert heap.changed()
     heap.reset()
     assert CACHE == {}
+
+
+def test_values_of_python_modules_are_watched_and_what_they_define_is_not():
+    heap = Heap([])
+    heap.watch_function(uses_a_module)
+    settings.rounds, settings.__warningregistry__, settings.imported = 5, {"version": 1}, types
+    assert heap.changed_names() == [(settings, "rounds")]
+    heap.reset()
+    assert settings.rounds == 3 and not heap.changed_names()
+
+
+settings = types.ModuleType("settings")
+settings.rounds = 3
+
+
+def uses_a_module(x):
+    return x * settings.rounds
 
 
 CACHE: dict = {}
