@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.utils._pytree as pytree
 
-from elastic_compile.passes.simplify import op_uses
+from elastic_compile.passes.simplify import prune
 from elastic_compile.program.ir import Graph, Op, Program, Symbol, Use, Weight
 
 #: Operations that give a tensor's elements in another order or shape, all of them, or copy them.
@@ -53,7 +53,10 @@ class _Folding:
                 lambda leaf: self.folded.get(leaf.id, leaf) if isinstance(leaf, Use) else leaf,
                 (op.args, dict(op.kwargs)))
             ops.append(dataclasses.replace(op, args=tuple(args), kwargs=kwargs))
-        return graph if not self.folded else _live(dataclasses.replace(graph, ops=tuple(ops)))
+        if not self.folded:
+            return graph
+        # Its inputs stay, since its callers give them.
+        return dataclasses.replace(prune(dataclasses.replace(graph, ops=tuple(ops))), inputs=graph.inputs)
 
     def _evaluate(self, op: Op) -> None:
         leaves = pytree.tree_leaves((op.args, dict(op.kwargs)))
@@ -108,13 +111,3 @@ class _Folding:
             self.names[key] = name
             self.weights[name] = result
         return self.names[key]
-
-
-def _live(graph: Graph) -> Graph:
-    """The region without the operations that nothing reads any more; its inputs stay, since its callers give them."""
-    used, ops = set(graph.outputs), []
-    for op in reversed(graph.ops):
-        if any(output in used for output in op.outputs):
-            ops.append(op)
-            used.update(op_uses(op))
-    return dataclasses.replace(graph, ops=tuple(reversed(ops)))
