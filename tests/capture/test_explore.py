@@ -16,6 +16,7 @@ from elastic_compile.capture.tracer import Decision, Goto, OpEvent, Tracer
 from elastic_compile.errors import Refusal
 from elastic_compile.passes import STANDARD, run
 from elastic_compile.refusals import Stopped
+from examples.benchmarks.growth import Loop
 
 
 def explored(module, *args):
@@ -54,21 +55,8 @@ def test_operations_are_recorded_once_however_many_paths_run_through_them():
     assert len(linear) == 12
 
 
-class Loop(nn.Module):
-    def __init__(self, limit):
-        super().__init__()
-        self.layer, self.limit = nn.Linear(2, 2), limit
-
-    def forward(self, x):
-        n = 0
-        while x.norm() > 1 and n < self.limit:
-            x = self.layer(x)
-            n += 1
-        return x, n
-
-
 def test_a_loop_costs_the_same_whatever_its_bound():
-    sizes = {limit: len(program(Loop(limit), torch.ones(1, 2)).blocks) for limit in (10, 1000)}
+    sizes = {limit: len(program(Loop(limit, width=2), torch.ones(1, 2)).blocks) for limit in (10, 1000)}
     assert sizes[10] == sizes[1000]
 
 

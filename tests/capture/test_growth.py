@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from torch import nn
 
 from elastic_compile.capture.build import build
 from elastic_compile.capture.explore import EntryInput, Explorer, explore
 from elastic_compile.capture.signature import normalise, shapes
 from elastic_compile.capture.tracer import Tracer
 from elastic_compile.passes import STANDARD, run
+from examples.benchmarks.growth import Exits, Loop, gates
 
 
 @dataclass
@@ -52,59 +52,6 @@ def work(monkeypatch):
     return capture
 
 
-class Gate(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.body = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
-        self.gate = nn.Linear(4, 1)
-
-    def forward(self, x):
-        if self.gate(x).mean() > 0:
-            x = x + self.body(x)
-        return x
-
-
-class Gates(nn.Module):
-    def __init__(self, n):
-        super().__init__()
-        self.layers = nn.ModuleList(Gate() for _ in range(n))
-
-    def forward(self, x):
-        for layer in self.layers:
-            x = layer(x)
-        return x
-
-
-class Exits(nn.Module):
-    """One result per layer: a path that ends cannot go on."""
-
-    def __init__(self, n):
-        super().__init__()
-        self.layers = nn.ModuleList(Gate().body for _ in range(n))
-        self.heads = nn.ModuleList(nn.Linear(4, 3) for _ in range(n))
-
-    def forward(self, x):
-        for layer, head in zip(self.layers, self.heads):
-            x = layer(x)
-            y = head(x)
-            if y.softmax(-1).max() > 0.9:
-                return y
-        return y
-
-
-class Loop(nn.Module):
-    def __init__(self, limit):
-        super().__init__()
-        self.layer, self.limit = nn.Linear(4, 4), limit
-
-    def forward(self, x):
-        n = 0
-        while x.norm() > 1 and n < self.limit:
-            x = self.layer(x)
-            n += 1
-        return x, n
-
-
 SIZES = 8, 32, 128
 
 
@@ -115,19 +62,19 @@ def linear(numbers) -> bool:
 
 
 def test_each_gate_takes_a_run_that_makes_no_operation_again(work):
-    done = [work(Gates(n), torch.ones(2, 4)) for n in SIZES]
+    done = [work(gates(n), torch.ones(2, 16)) for n in SIZES]
     assert [one.blocks for one in done] == [2 * n + 1 for n in SIZES]
     assert [one.runs for one in done] == [n + 1 for n in SIZES]
     assert linear([one.operations for one in done])
 
 
 def test_each_exit_takes_a_run_that_makes_no_operation_again(work):
-    done = [work(Exits(n), torch.ones(2, 4)) for n in SIZES]
+    done = [work(Exits(n), torch.ones(2, 16)) for n in SIZES]
     assert [one.runs for one in done] == [n + 1 for n in SIZES]
     assert linear([one.operations for one in done])
     assert linear([one.blocks for one in done])
 
 
 def test_the_capture_of_a_loop_does_not_depend_on_its_bound(work):
-    small, large = (work(Loop(limit), torch.ones(2, 4)) for limit in (8, 100_000))
+    small, large = (work(Loop(limit), torch.ones(2, 16)) for limit in (8, 100_000))
     assert small == large

@@ -5,6 +5,8 @@ Never: holds a program that still goes wrong.
 """
 from __future__ import annotations
 
+from tests.fuzz.generator import FOOTER
+
 _BEGIN = """
 import torch
 from torch import nn
@@ -14,28 +16,11 @@ class Net(nn.Module):
         super().__init__()
         self.count = 0
 """
-_END = """
-def make():
-    torch.manual_seed(1)
-    net = Net()
-    with torch.no_grad():
-        for weight in net.parameters():
-            weight.mul_(2.0)
-    return net.eval()
-
-def calls():
-    drawn = torch.Generator().manual_seed(1)
-    made = []
-    for i in range(8):
-        x = torch.randn(2, 4, generator=drawn) * (0.3, 1.0, 3.0)[i % 3] + (0.0, 0.5, -0.5, 0.0)[i % 4]
-        made.append((x,))
-    return made
-"""
 
 
 def _program(forward: str, stateful: bool = False) -> str:
     body = "".join(f"    {line}\n" for line in forward.strip().splitlines())
-    return f"{_BEGIN}\n{body}{_END}\nSTATEFUL = {stateful}\n"
+    return f"{_BEGIN}\n{body}{FOOTER.format(seed=1, calls=8, arguments='x,')}\nSTATEFUL = {stateful}\n"
 
 
 FOUND = {

@@ -123,6 +123,19 @@ def test_a_call_ends_on_the_subnet_that_it_began_on(load):
     assert results == [4] and model.active == "a"
 
 
+def side_by_side(call, switch, stop: threading.Event) -> None:
+    """Three threads that call, and two that switch until these are done; `switch` takes a seed."""
+    threads = [threading.Thread(target=call) for _ in range(3)]
+    switchers = [threading.Thread(target=switch, args=(seed,)) for seed in range(2)]
+    for thread in (*threads, *switchers):
+        thread.start()
+    for thread in threads:
+        thread.join()
+    stop.set()
+    for thread in switchers:
+        thread.join()
+
+
 def test_switches_from_many_threads_tear_no_call(load):
     programs = {f"s{n}": chain(*["inc"] * n, "double") for n in range(1, 6)}
     model = load(chain("double"), others=programs)
@@ -141,15 +154,7 @@ def test_switches_from_many_threads_tear_no_call(load):
             if y.shape != (1,) or float(y[0]) not in possible:
                 wrong.append(y)
 
-    threads = [threading.Thread(target=call) for _ in range(3)]
-    switchers = [threading.Thread(target=switch, args=(seed,)) for seed in range(2)]
-    for thread in (*threads, *switchers):
-        thread.start()
-    for thread in threads:
-        thread.join()
-    stop.set()
-    for thread in switchers:
-        thread.join()
+    side_by_side(call, switch, stop)
     assert wrong == []
 
 
@@ -352,13 +357,5 @@ def test_switches_from_many_threads_tear_no_call_with_state(load):
             if len(set(counted)) != 1:
                 wrong.append(counted)
 
-    threads = [threading.Thread(target=call) for _ in range(3)]
-    switchers = [threading.Thread(target=switch, args=(seed,)) for seed in range(2)]
-    for thread in (*threads, *switchers):
-        thread.start()
-    for thread in threads:
-        thread.join()
-    stop.set()
-    for thread in switchers:
-        thread.join()
+    side_by_side(call, switch, stop)
     assert wrong == [] and sorted(seen) == list(range(1, 1501)), "no call is lost, none runs twice"
