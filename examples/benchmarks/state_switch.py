@@ -30,6 +30,9 @@ from schedules import compiled
 from transformer import VAR, gumbel
 from vqvae import Quantiser
 
+from examples.benchmarks.limits import limit
+
+LIMIT_NS = 1000
 WARM = 20
 SCALES = (1, 2, 3, 4, 5)
 
@@ -96,10 +99,12 @@ def report(title: str, model: er.Model, path: list[str], call: Callable[[], obje
                     (steady if repeat else first).append(perf_counter_ns() - start)
     spent = float(np.median(clock))
     shares = [float(np.percentile(took, share)) - spent for share in (50, 90, 99)]
-    print(f"{title}: {states} states; switch() {shares[0]:.0f} ns, 90 % within {shares[1]:.0f}, 99 % within "
-          f"{shares[2]:.0f} ns; objects it makes: {max(0, int(np.median(grown)))}; first call after it "
-          f"{np.median(first) / 1e3:.1f} µs" + (f", those that follow {np.median(steady) / 1e3:.1f} µs" if steady
-                                                else ""), flush=True)
+    objects = max(0, int(np.median(grown)))
+    print(f"{title}: {states} states\n"
+          f"  switch() {shares[0]:.0f} ns ({limit(shares[0], LIMIT_NS, unit=' ns')}), 90 % within {shares[1]:.0f}, 99 % "
+          f"within {shares[2]:.0f} ns; objects it makes: {objects} ({limit(objects, 0)})\n"
+          f"  first call after it {np.median(first) / 1e3:.1f} µs"
+          + (f", those that follow {np.median(steady) / 1e3:.1f} µs" if steady else ""), flush=True)
 
 
 def main() -> None:

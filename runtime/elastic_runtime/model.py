@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter_ns
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,9 @@ from elastic_runtime.prepared import Loaded, Prepared, Standing, Statistics
 from elastic_runtime.private_cache import default_root
 from elastic_runtime.schema import Jump, Program, Provenance, Region, RegionStep, Return, ScalarType, Subnet
 from elastic_runtime.selection import Selector, Wish, fitting_table
+
+_RUNNING = SimpleNamespace(after={})
+"""Stands where the next call begins while none can begin: no switch leads on from here."""
 
 
 @dataclass(frozen=True)
@@ -85,13 +89,15 @@ class Model:
         records: dict[tuple[str, ...], type] = {}
         self._prepared = {
             loaded.about.name: Prepared(loaded, hosts, self._random, limits, records) for loaded in subnets}
-        self._fresh = {name: prepared.fresh for name, prepared in self._prepared.items()}
+        for prepared in self._prepared.values():
+            prepared.begin_beside(self._prepared.values())
         self._max_steps = limits.max_steps
         self._stateful = any(prepared.stateful for prepared in self._prepared.values())
-        self._turn, self._calling = threading.RLock(), False
+        self._turn = threading.RLock()
         self._ran = next(iter(self._prepared.values()))
-        # The state lies as the subnet left it that ran last, in `_held`, until a call of another one begins.
-        self._now = self._held = self._ran.fresh
+        # Where the next call begins. While a call of a model with state runs, it is `_RUNNING`, and that call stands
+        # in `_now`. The state lies as the subnet left it that ran last, in `_held`, until a call of another one begins.
+        self._next = self._now = self._held = self._ran.fresh
         self._state, self._path = self._ran.initial, []
         self.profile(profile)
 
@@ -104,11 +110,12 @@ class Model:
     @property
     def active(self) -> str:
         """The subnet that the next call runs."""
-        return self._now.prepared.name
+        return self._active.name
 
     @property
     def _active(self) -> Prepared:
-        return self._now.prepared
+        following = self._next
+        return (self._now if following is _RUNNING else following).prepared
 
     @property
     def program(self) -> Program:
@@ -131,15 +138,11 @@ class Model:
         Raises `InputError` for an unknown name, and `SwitchRefused` when the other subnet needs state that the
         active one does not have, or when a call of a model with state switches from inside itself (a host function).
         """
-        if not self._stateful:
-            try:
-                self._now = self._fresh[name]
-            except KeyError:
-                self._now = self._subnet(name).fresh
-            return
-        with self._turn:
-            then = self._now.after.get(name)
-            self._now = self._followed(name) if then is None or self._calling else then
+        try:
+            self._next = self._next.after[name]  # one step under the GIL: see `Standing.after`
+        except KeyError:
+            with self._turn:
+                self._next = self._followed(name)
 
     def _subnet(self, name: str) -> Prepared:
         found = self._prepared.get(name)
@@ -149,13 +152,13 @@ class Model:
 
     def _followed(self, name: str) -> Standing:
         """Where a switch to `name` leads that has not been made before, or may not be made now."""
-        now, target = self._now, self._subnet(name)
-        if now.prepared is target:
-            return now
-        if self._calling:
-            raise SwitchRefused(now.prepared.name, name, (), "a call of this thread is still running; switch when it "
-                                "has ended")
-        return target.take_over(now, self._named_state)
+        target, active = self._subnet(name), self._active
+        if active is target:
+            return self._next
+        if self._next is _RUNNING:
+            raise SwitchRefused(active.name, name, (), "a call of this thread is still running; switch when it has "
+                                "ended")
+        return target.take_over(self._next, self._named_state)
 
     def _named_state(self) -> dict[str, Any]:
         return dict(zip(self._held.mode.names, self._state))
@@ -203,37 +206,37 @@ class Model:
         the same arguments and without a deadline, and gives the result.
         """
         if self._stateful:
-            with self._turn:
-                return self._alone(self._call, args, kwargs)
-        return self._call(args, kwargs)
+            return self._alone(self._call, args, kwargs)
+        return self._call(self._next, args, kwargs)
 
     def bounded(self, *, deadline_s: float | None = None, max_regions: int | None = None) -> Callable[..., Any]:
         """What calls the model with a deadline and a budget of its own, whatever other threads use."""
         def call(*args: Any, **kwargs: Any) -> Any:
             if self._stateful:
-                with self._turn:
-                    return self._alone(self._call, args, kwargs, deadline_s, max_regions)
-            return self._call(args, kwargs, deadline_s, max_regions)
+                return self._alone(self._call, args, kwargs, deadline_s, max_regions)
+            return self._call(self._next, args, kwargs, deadline_s, max_regions)
 
         return call
 
     def call_flat(self, entry: int, inputs: Sequence[Any]) -> Any:
         """Run entry number `entry` on its inputs in order, without their structure. Raises as a call does."""
         if self._stateful:
-            with self._turn:
-                return self._alone(self._call_flat, entry, inputs)
-        return self._call_flat(entry, inputs)
+            return self._alone(self._call_flat, entry, inputs)
+        return self._call_flat(self._next, entry, inputs)
 
     def _alone(self, call: Callable, *given: Any) -> Any:
-        """`call` while a switch of the same thread is refused."""
-        outer, self._calling = self._calling, True
-        try:
-            return call(*given)
-        finally:
-            self._calling = outer
+        """`call`, while other calls wait, switches of other threads too, and one of this thread is refused."""
+        with self._turn:
+            outermost = self._next is not _RUNNING
+            if outermost:
+                self._now, self._next = self._next, _RUNNING
+            try:
+                return call(self._now, *given)
+            finally:
+                if outermost:
+                    self._next = self._now
 
-    def _call_flat(self, entry: int, inputs: Sequence[Any]) -> Any:
-        now = self._now
+    def _call_flat(self, now: Standing, entry: int, inputs: Sequence[Any]) -> Any:
         active = now.prepared
         if entry not in now.entries:
             raise InputError(f"entry {entry}", "mode", f"mode {active.program.modes.index(now.mode)}",
@@ -246,9 +249,8 @@ class Model:
         except (DeadlineExceeded, BudgetExceeded, LimitExceeded) as error:
             return self._fall_back(error, active, lambda signature, given: signature.bind_flat(inputs, given))
 
-    def _call(self, args: tuple, kwargs: dict[str, Any], deadline_s: float | None = None,
+    def _call(self, now: Standing, args: tuple, kwargs: dict[str, Any], deadline_s: float | None = None,
               max_regions: int | None = None) -> Any:
-        now = self._now
         active, entries = now.prepared, now.entries
         plan = active.plan
         registers = plan.template.copy()
@@ -364,9 +366,12 @@ class Model:
     def reset(self) -> None:
         """Set the state back to what it was when loaded. The active subnet stays, the random generator goes on."""
         with self._turn:
-            active = self._now.prepared
-            self._now = self._held = active.fresh
-            self._state = active.initial
+            if self._next is _RUNNING:
+                self._held = self._now = self._now.prepared.fresh
+            else:
+                self._next = self._next.prepared.fresh  # one step, as a switch is
+                self._held = self._next
+            self._state = self._held.prepared.initial
 
     def seed(self, seed: int | None) -> None:
         """Start the random generator anew: PCG64 seeded by `seed`, or by the system for None."""

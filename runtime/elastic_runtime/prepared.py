@@ -8,9 +8,10 @@ known here, from one `Standing` to the next.
 from __future__ import annotations
 
 import statistics
+import sys
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from operator import itemgetter
@@ -29,6 +30,7 @@ from elastic_runtime.schema import Mode, Program, Reference, ScalarType, Subnet,
 _UNCOUNTED_PATHS = 256
 _SHORT_PATH = 64
 _SAMPLES = 4096
+_ONE_THREAD_AT_A_TIME = getattr(sys, "_is_gil_enabled", lambda: True)()
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,9 @@ class Standing:
     """Where a model stands between two calls: a subnet in one of its modes, with state of its own or, `fresh`, with
     that which it was loaded with. Two are equal when they are the same object.
 
-    `after`: by subnet, where a switch leads from here, as far as that does not depend on what the state holds.
+    `after`: by subnet, where a switch leads from here, as far as that is known and does not depend on what the state
+    holds. A switch reads and moves a pointer in one statement without a call in it, in which CPython does not change
+    threads; where there is no GIL to keep it so, nothing is noted here, and a switch takes the lock.
     """
 
     __slots__ = ("_readers", "after", "entries", "fresh", "mode", "prepared")
@@ -101,8 +105,14 @@ class Standing:
     def __init__(self, prepared: Prepared, mode: int, fresh: bool) -> None:
         self.prepared, self.mode, self.fresh = prepared, prepared.program.modes[mode], fresh
         self.entries = self.mode.entries
-        self.after: dict[str, Standing] = {prepared.name: self}
+        self.after: dict[str, Standing] = {}
+        self.leads_to(self)
         self._readers: dict[Standing, Callable[[tuple[Any, ...]], tuple[Any, ...]]] = {}
+
+    def leads_to(self, other: Standing) -> None:
+        """Note where a switch to the subnet of `other` leads."""
+        if _ONE_THREAD_AT_A_TIME:
+            self.after[other.prepared.name] = other
 
     def taken(self, held: Standing, state: tuple[Any, ...]) -> tuple[Any, ...]:
         """The state here, out of that which was held in `held`, from where switches led here."""
@@ -182,6 +192,11 @@ class Prepared:
                 self._edges[edge] += taken * times
 
     # ---------------------------------------------------------------------------------------------------- state
+    def begin_beside(self, others: Iterable[Prepared]) -> None:
+        """Let switches between the first states of this subnet and `others`, of the same model, be known."""
+        for other in others:
+            self.fresh.leads_to(other.fresh)
+
     def take_over(self, now: Standing, values: Callable[[], Mapping[str, Any]]) -> Standing:
         """Where this subnet goes on from `now`, noted there unless it depends on the state's `values`, by name.
 
@@ -190,7 +205,6 @@ class Prepared:
         from its first state in a way that this subnet has not been compiled for.
         """
         if now.fresh:
-            now.after[self.name] = self.fresh
             return self.fresh
         before, told, certain = now.mode, len(now.mode.names) == len(now.mode.state), True
         known = {place for one in self.program.modes for place in (*one.names, *one.static)}
@@ -209,7 +223,7 @@ class Prepared:
                 missing = _missing(after, {name: _type(held[name]) for name in declared})
             if not missing:
                 if certain:
-                    now.after[self.name] = self.standings[number]
+                    now.leads_to(self.standings[number])
                 return self.standings[number]
             lacking += missing
         raise SwitchRefused(now.prepared.name, self.name, tuple(lacking))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import elastic_runtime as er
+from elastic_runtime import prepared
 from elastic_runtime import schema as s
 from tests.runtime.handmade import (
     INT,
@@ -292,7 +293,7 @@ def test_where_a_switch_leads_is_known_from_the_types_where_they_decide(load, ot
                  others={"other": grown("other", *other)})
     model()
     for _ in range(3):
-        before = model._now
+        before = model._next
         if known is None:
             with pytest.raises(er.SwitchRefused, match=r"other needs s\d: float32"):
                 model.switch("other")
@@ -331,14 +332,48 @@ def test_a_switch_of_many_states_moves_none_of_them(load):
     state, before = model._state, sys.getallocatedblocks()
     for _ in range(1000):
         model.switch("half")
-        model._now = model._held  # as if it came from here anew
+        model._next = model._held  # as if it came from here anew
     assert model._state is state and sys.getallocatedblocks() - before < 50
     model.switch("half")
     assert told(model(array(1))) == [n + 2 for n in range(0, 100, 2)]
 
 
-def test_switches_from_many_threads_tear_no_call_with_state(load):
-    """Every call counts all of its states up by one; what another subnet has not is dropped by resetting."""
+def test_a_switch_of_another_thread_during_a_call_with_state_waits_and_is_made(load):
+    x = f32(1)
+    step = s.HostCallStep(name="app.pause", inputs=(0,), outputs=(2,))
+    slow = program([x, x, x, x], [block([0, 1], [step, run(0, [2, 1], [3])], give(leaf(3), carry=[3]))],
+                   [entry([param("x", leaf(0))], [0])], [region("add", [x, x], [x])],
+                   modes=(s.Mode(entries=(0,), state=(x,), names=("a",)),), initial=("first.a",),
+                   host_ops=(s.HostSignature(name="app.pause", inputs=(x,), outputs=(x,)),))
+    inside, go_on, seen = threading.Event(), threading.Event(), []
+
+    def wait(x):
+        inside.set()
+        assert go_on.wait(10)
+        return x
+
+    def switch() -> None:
+        for name in ("other", "main", "other"):
+            model.switch(name)
+        seen.append(go_on.is_set())
+
+    model = load(slow, STATE, others={"other": counting("a")}, host_ops={"app.pause": wait})
+    calls = [threading.Thread(target=lambda: seen.append(float(model(array(3))[0])))]
+    calls[0].start()
+    assert inside.wait(10)
+    calls.append(threading.Thread(target=switch))
+    calls[1].start()
+    assert model.active == "main", "the call in progress"
+    go_on.set()
+    for thread in calls:
+        thread.join(10)
+    assert sorted(seen) == [True, 3] and model.active == "other" and told(model(array(1))) == [4]
+
+
+@pytest.mark.parametrize("gil", [True, False])
+def test_switches_from_many_threads_tear_no_call_with_state(load, gil, monkeypatch):
+    """Every call counts all of its states up by one. Without a GIL, every switch takes the lock."""
+    monkeypatch.setattr(prepared, "_ONE_THREAD_AT_A_TIME", gil)
     names = [f"s{n}" for n in range(20)]
     states = {f"first.{name}": array(0) for name in names}
     model = load(counting(*names), states, others={"a": counting(*names), "b": counting(*reversed(names))})
