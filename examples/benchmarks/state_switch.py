@@ -101,8 +101,8 @@ def report(title: str, model: er.Model, path: list[str], call: Callable[[], obje
     shares = [float(np.percentile(took, share)) - spent for share in (50, 90, 99)]
     objects = max(0, int(np.median(grown)))
     print(f"{title}: {states} states\n"
-          f"  switch() {shares[0]:.0f} ns ({limit(shares[0], LIMIT_NS, unit=' ns')}), 90 % within {shares[1]:.0f}, 99 % "
-          f"within {shares[2]:.0f} ns; objects it makes: {objects} ({limit(objects, 0)})\n"
+          f"  switch() {shares[0]:.0f} ns ({limit(shares[0], LIMIT_NS, unit=' ns')}), 90 % within {shares[1]:.0f}, 99 "
+          f"% within {shares[2]:.0f} ns; objects it makes: {objects} ({limit(objects, 0)})\n"
           f"  first call after it {np.median(first) / 1e3:.1f} µs"
           + (f", those that follow {np.median(steady) / 1e3:.1f} µs" if steady else ""), flush=True)
 
