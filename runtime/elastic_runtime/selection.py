@@ -6,13 +6,13 @@ one.
 
 The correction is one factor for all subnets: what slows one down (another load, a lower frequency) slows the others
 too, so a subnet that is not running needs no trial. It is the median of the latest observations over their table
-entries; for a percentile above the median, times how far single calls lie above that median.
+entries.
 """
 from __future__ import annotations
 
 import hashlib
 import math
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -22,8 +22,6 @@ from elastic_runtime.errors import InputError, NoSubnetFits
 from elastic_runtime.latency_table import LatencyTable
 
 _RECENT = 9
-_TAIL = 256
-_FEWEST_FOR_TAIL = 20
 
 
 def path_key(name: str, path: Sequence[int], only: bool) -> str:
@@ -39,27 +37,22 @@ def path_key(name: str, path: Sequence[int], only: bool) -> str:
 
 @dataclass(frozen=True)
 class Wish:
-    """What is asked for; None for whatever. `latency_ms` at `percentile` (50: the median), peak memory in MB (10^6
-    bytes), quality."""
+    """What is asked for; None for whatever. Median latency, peak memory in MB (10^6 bytes), quality."""
 
     latency_ms: float | None = None
     memory_mb: float | None = None
     min_quality: float | None = None
-    percentile: float = 50.0
 
     def __post_init__(self) -> None:
         for name in ("latency_ms", "memory_mb"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise InputError(name, "value", value, "a finite number above 0")
-        if not 50 <= self.percentile < 100:
-            raise InputError("percentile", "value", self.percentile, "at least 50, less than 100")
 
 
 class Selector:
     """Chooses among the subnets of a table. `margin`: a better subnet than the running one is taken only when it keeps
-    the wish with this much to spare (the hysteresis). `crowd`: how many threads want each core now, where somebody
-    looks (`Controller` does): what was seen in another crowd says nothing of this one's tail."""
+    the wish with this much to spare (the hysteresis)."""
 
     def __init__(self, table: LatencyTable, quality: Mapping[str, float | None], margin: float = 0.1) -> None:
         """`quality`: by name, of all subnets. Raises `InputError` when the table knows none of them."""
@@ -82,9 +75,7 @@ class Selector:
             raise InputError("table", "subnets", "no measured entry of a subnet of this bundle",
                              f"entries named {', '.join(list(quality)[:4])}",
                              "Profile this very bundle: elastic-run profile BUNDLE -o TABLE.")
-        self.crowd = 1.0
-        self._recent: deque[tuple[float, float]] = deque(maxlen=_RECENT)
-        self._tails: defaultdict[float, deque[float]] = defaultdict(lambda: deque(maxlen=_TAIL))
+        self._recent: deque[float] = deque(maxlen=_RECENT)
 
     # ------------------------------------------------------------------------------------------ what is known
     def observe(self, name: str, path: Sequence[int], ms: float) -> None:
@@ -93,40 +84,31 @@ class Selector:
         expected = self.expected.get(name) or self.expected.get(path_key(name, path, False))
         if expected is None or not (math.isfinite(ms) and ms > 0):
             return
-        self._recent.append((ms / expected, self.crowd))
-        if len(self._recent) == _RECENT:  # the call in the middle, so that a change of the scale is no outlier
-            ratio, crowd = self._recent[_RECENT // 2]
-            self._tails[crowd].append(ratio / self.scale)
+        self._recent.append(ms / expected)
 
     @property
     def scale(self) -> float:
         """How much slower than the table the device is now."""
-        return median(ratio for ratio, _ in self._recent) if self._recent else 1.0
+        return median(self._recent) if self._recent else 1.0
 
-    def tail(self, percentile: float) -> float:
-        """How far `percentile` of the calls in a crowd like this one lies above the median, as a factor; 1 until some
-        20 were observed."""
-        tail = self._tails[self.crowd]
-        if percentile <= 50 or len(tail) < _FEWEST_FOR_TAIL:
-            return 1.0
-        ordered = sorted(tail)
-        return max(1.0, ordered[min(len(ordered) - 1, math.ceil(percentile / 100 * len(ordered)) - 1)])
-
-    def estimate_ms(self, name: str, percentile: float = 50.0) -> float:
+    def estimate_ms(self, name: str) -> float:
         """What a call of `name` takes now, on its longest measured path. Raises KeyError for one without entry."""
-        return self.table_ms[name] * self.scale * self.tail(percentile)
+        return self.table_ms[name] * self.scale
 
     # ------------------------------------------------------------------------------------------------- choosing
-    def choose(self, active: str, wish: Wish, at_least: float = 0.0) -> str:
+    def choose(self, active: str, wish: Wish, at_least: float = 0.0, below_ms: float = math.inf) -> str:
         """The best subnet that keeps `wish`: of the highest quality, where that is not known the slowest.
 
         `active` stays while it keeps the wish and no better one keeps it with `margin` to spare. `at_least`: the factor
-        of the table's latencies to expect, where calls do not show a larger one.
+        of the table's latencies to expect, where calls do not show a larger one. `below_ms`: only subnets whose table
+        entry is less, or the fastest one.
         Raises `NoSubnetFits`, naming the one that comes nearest.
         """
-        factor = max(self.scale * self.tail(wish.percentile), at_least)
+        factor = max(self.scale, at_least)
         estimates = {name: ms * factor for name, ms in self.table_ms.items()}
         allowed = [name for name in estimates if self._allowed(name, wish)]
+        allowed = ([name for name in allowed if self.table_ms[name] < below_ms]
+                   or sorted(allowed, key=self.table_ms.__getitem__)[:1])
         fitting = [name for name in allowed if wish.latency_ms is None or estimates[name] <= wish.latency_ms]
         if not fitting:
             nearest = min(allowed or estimates, key=estimates.__getitem__)
