@@ -27,20 +27,34 @@ def interval(residuals: np.ndarray, predictions: np.ndarray, coverage: float) ->
     that `n` rows cannot bound is infinite: 9 rows are the fewest for 90 %.
     """
     count, width = predictions.shape
+    first, last = ranks(count, coverage)
     low, high = np.empty(width), np.empty(width)
     step = max(1, _CHUNK // max(count, 1))
     for start in range(0, width, step):
         part = slice(start, start + step)
         if count >= _FEWEST_FOR_TWO_TAILS:
-            miss = (1 - coverage) / 2
             below = above = predictions[:, part] + residuals[:, None]
         else:
-            miss = 1 - coverage
             below = predictions[:, part] - np.abs(residuals)[:, None]
             above = predictions[:, part] + np.abs(residuals)[:, None]
-        low[part] = _smallest(below, math.floor(miss * (count + 1) + 1e-9))
-        high[part] = _smallest(above, math.ceil((1 - miss) * (count + 1) - 1e-9))
+        low[part] = _smallest(below, first)
+        high[part] = _smallest(above, last)
     return low, high
+
+
+def ranks(count: int, coverage: float) -> tuple[int, int]:
+    """Which of the `count` smallest values are the ends, from 1; below 1 and above `count` for an infinite one."""
+    miss = (1 - coverage) / (2 if count >= _FEWEST_FOR_TWO_TAILS else 1)
+    return math.floor(miss * (count + 1) + 1e-9), math.ceil((1 - miss) * (count + 1) - 1e-9)
+
+
+def luck(count: int, coverage: float) -> tuple[int, int]:
+    """How the coverage of intervals from `count` held-out residuals varies with which rows those happen to be: the two
+    parameters of its Beta distribution, where new rows and held-out ones are alike (Vovk: Conditional validity of
+    inductive conformal predictors, ACML 2012, proposition 2a). Of m new rows a Beta-binomial number lies inside."""
+    first, last = ranks(count, coverage)
+    inside = last - first if count >= _FEWEST_FOR_TWO_TAILS else last
+    return inside, count + 1 - inside
 
 
 def _smallest(values: np.ndarray, rank: int) -> np.ndarray:

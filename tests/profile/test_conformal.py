@@ -3,8 +3,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import betabinom
 
-from elastic_compile.profile.conformal import interval
+from elastic_compile.profile.conformal import interval, luck
 
 
 def coverage(count: int, promised: float, shrink: float = 1.0, runs: int = 400) -> float:
@@ -47,3 +48,17 @@ def test_large_requests_are_cut_in_pieces(monkeypatch):
     monkeypatch.setattr("elastic_compile.profile.conformal._CHUNK", 100)
     pieces = interval(residuals, predictions, 0.9)
     assert all((a == b).all() for a, b in zip(whole, pieces, strict=True))
+
+
+@pytest.mark.parametrize("count", [19, 40, 100])
+def test_how_much_the_coverage_of_100_rows_depends_on_luck(count):
+    rng = np.random.default_rng(0)
+    inside = []
+    for _ in range(2000):
+        seen, new = rng.exponential(1.0, count), rng.exponential(1.0, 100)
+        low, high = interval(seen, np.zeros((count, 1)), 0.9)
+        inside.append(((low[0] <= new) & (new <= high[0])).sum())
+    expected = betabinom(100, *luck(count, 0.9))
+    assert np.mean(inside) == pytest.approx(expected.mean(), abs=0.5)
+    assert np.std(inside) == pytest.approx(expected.std(), rel=0.06)
+    assert luck(40, 0.9) == (37, 4)
