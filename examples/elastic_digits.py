@@ -2,8 +2,8 @@
 
     TARGET=examples/elastic_digits.py:elastic
     elastic-compile profile $TARGET --device here --threads 1 --memory -o here.json
-    elastic-compile search $TARGET --device here.json --constraint 'latency_ms<=0.5' -n 300 -o front.json
-    elastic-compile build $TARGET --device here.json --budgets-ms 0.2,0.4,0.8 -o digits.elastic
+    elastic-compile search $TARGET --device here.json --constraint 'latency_ms<=0.2' -n 300 -o front.json
+    elastic-compile build $TARGET --device here.json --budgets-ms 0.05,0.1,0.2 -o digits.elastic
 
 In: nothing (the digits come with scikit-learn). Out: an `Elastic` with 5460 subnets; `evaluate` gives the share of the
 last 500 digits, in percent, that a subnet gets right. Never: trains a subnet alone: the supernet is trained by the

@@ -389,7 +389,7 @@ def accept(found: LatencyTable, wanted: Wanted, *, insist: bool = False, file: s
         error = TableMismatch(
             file, "-".join(name for name, _, _ in differing), [given for _, given, _ in differing],
             [expected for _, _, expected in differing],
-            "Measure a table with these settings, or insist on this one (insist=True).")
+            "Measure a table with these settings, or insist on this one where that is offered (insist=True, --insist).")
         if not insist:
             raise error
         warnings.warn(f"used as insisted on, though it does not fit: {error}", TableMismatchWarning, stacklevel=3)

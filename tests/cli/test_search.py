@@ -35,8 +35,8 @@ def table(tmp_path):
     return tmp_path / "table.json"
 
 
-def search(cli, table, output, *more: object, status: int = 0):
-    return cli("search", TARGET, "--device", table, "-o", output, *more, status=status)
+def search(cli, table, output, *more: object, target: str = TARGET, status: int = 0):
+    return cli("search", target, "--device", table, "-o", output, *more, status=status)
 
 
 def test_the_front_a_picture_and_what_it_cost(cli, table, tmp_path):
@@ -113,6 +113,19 @@ def test_build_gives_a_bundle_that_selects_by_its_own_table(cli, table, tmp_path
     for _ in range(30):
         controller(np.ones((1, 8), np.float32))
     assert controller.last.subnet == name and controller.last.scale > 0
+
+
+@pytest.mark.slow
+def test_the_example_from_supernet_to_device(cli, tmp_path):
+    """What `examples/elastic_digits.py` says to type, with small budgets."""
+    target, table, output = "examples/elastic_digits.py:elastic", tmp_path / "here.json", tmp_path / "digits.elastic"
+    cli("profile", target, "--device", "here", "--anchors", 12, "--budget-s", 3, "-o", table)
+    said = search(cli, table, tmp_path / "front.json", "-n", 20, target=target).output
+    assert "20 evaluations" in said and (tmp_path / "front.png").stat().st_size > 1000
+    front = json.loads((tmp_path / "front.json").read_text())["front"]
+    slowest = max(candidate["values"]["latency_ms"] for candidate in front)
+    cli("build", target, "--device", table, "--budgets-ms", f"{10 * slowest}", "-n", 20, "--measure-s", 1, "-o", output)
+    assert er.load(output, self_test=True).loaded(er.load(output).active).about.quality > 80
 
 
 def test_build_refuses_what_nothing_keeps(cli, table, tmp_path):
