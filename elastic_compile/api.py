@@ -110,7 +110,7 @@ def compile(
     `example_inputs`: a list of calls; a call is a tuple of positional arguments, or `ec.call(*args, **kwargs)`.
     Tensors in the examples are run-time inputs of that dtype and shape; Python numbers that differ between examples
     are run-time scalars; everything else is fixed, and a later call with another value is refused by the runtime.
-    `backend`: the name of one, or one that is at hand.
+    `backend`: the name of one, or one that is at hand; of "tvm,onnxruntime" the first that takes a region compiles it.
 
     `formation`: "split" makes each stretch between two decisions a region. "auto" measures the regions on this machine
     and if-converts, tail-duplicates or speculates branches where that lowers the latency of the example calls; the

@@ -76,9 +76,11 @@ class BackendUnavailable(CompileError):
 
 
 class BackendError(CompileError):
-    """A backend could not compile a region."""
+    """A backend could not compile a region. `regions`: the names of all that it cannot compile, as far as it knows; the
+    error tells of the first."""
 
     code = "EC302"
+    regions: tuple[str, ...] = ()
 
 
 class OnnxFileError(CompileError):

@@ -218,13 +218,14 @@ def _choice(size: int) -> Program:
 
 
 def _kernels(backend: backends.Backend, program: Program) -> list[engines.Kernel]:
-    engine = engines.factory(backend.engine)()
+    made = backend.compile(sources(program))
+    by_name = {name: engines.factory(name)() for name in {one.engine for one in made}}
     kernels = []
-    for one in backend.compile(sources(program)):
+    for one in made:
         files = {role: memoryview(data) for role, data in one.payload.items()}
         region = schema.Region(name=one.name, engine=one.engine, files=dict.fromkeys(files, "probe"),
                                inputs=one.inputs, outputs=one.outputs, options=dict(one.options))
-        kernels.append(engine.load(region, files, {}, EngineOptions()))
+        kernels.append(by_name[one.engine].load(region, files, {}, EngineOptions()))
     return kernels
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 from importlib.metadata import entry_points
 
+from elastic_compile.backends.in_order import InOrder
 from elastic_compile.backends.protocol import Backend, CompiledRegion, RegionSource
 from elastic_compile.errors import BackendUnavailable
 
@@ -29,11 +30,14 @@ def installed() -> tuple[str, ...]:
 
 
 def get(name: str) -> Backend:
-    """The backend `name`, ready to compile.
+    """The backend `name`, ready to compile; of several names with commas, such as "tvm,onnxruntime", the one that has
+    each region compiled by the first that takes it.
 
     Raises `BackendUnavailable` when there is none of that name, it does not import, or a package it needs is
     missing.
     """
+    if "," in name:
+        return InOrder([get(one.strip()) for one in name.split(",")])
     try:
         if name in _BUILT_IN:
             module, attribute = _BUILT_IN[name]

@@ -16,6 +16,15 @@ aten = torch.ops.aten
 
 DECOMPOSITIONS: dict[OpOverload, Callable] = {}
 
+#: What the front end has checked already, and a region does not compute.
+ASSERTIONS = frozenset({
+    aten.sym_constrain_range_for_size.default,
+    aten.sym_constrain_range.default,
+    aten._assert_async.msg,
+    aten._assert_scalar.default,
+    aten._assert_tensor_metadata.default,
+})
+
 
 def _decomposition(*targets: OpOverload) -> Callable[[Callable], Callable]:
     def register(function: Callable) -> Callable:

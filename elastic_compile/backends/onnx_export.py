@@ -37,7 +37,7 @@ from torch.export.graph_signature import InputKind, OutputKind, TensorArgument
 from torch.onnx._internal.exporter import _core, _decomp, _dispatching, _errors, _fx_passes, _registration
 
 from elastic_compile.backends import onnx_solving, onnx_translations
-from elastic_compile.backends.decompositions import DECOMPOSITIONS
+from elastic_compile.backends.decompositions import ASSERTIONS, DECOMPOSITIONS
 from elastic_compile.backends.protocol import RegionSource
 from elastic_compile.errors import BackendError
 from elastic_runtime import schema
@@ -53,14 +53,6 @@ FOLD_ELEMENTS = 1024
 
 #: One operator of ONNX each, which is many times as fast as the gathers that PyTorch would make of it.
 _WHOLE = (torch.ops.aten.upsample_bilinear2d.default, torch.ops.aten.upsample_bicubic2d.default)
-
-_ASSERTIONS = frozenset({
-    torch.ops.aten.sym_constrain_range_for_size.default,
-    torch.ops.aten.sym_constrain_range.default,
-    torch.ops.aten._assert_async.msg,
-    torch.ops.aten._assert_scalar.default,
-    torch.ops.aten._assert_tensor_metadata.default,
-})
 
 
 @dataclass(frozen=True)
@@ -157,7 +149,7 @@ def _lower(source: RegionSource) -> ExportedProgram:
                 raise _refused(source, "its operators cannot be decomposed", _root(error)) from error
         _fx_passes.insert_type_promotion_nodes(program.graph_module)
     for node in list(program.graph_module.graph.nodes):
-        if node.target in _ASSERTIONS:
+        if node.target in ASSERTIONS:
             program.graph_module.graph.erase_node(node)
     program.graph_module.recompile()
     return program
@@ -177,7 +169,7 @@ def _is_lowered(program: ExportedProgram) -> bool:
     for node in program.graph.nodes:
         if node.op == "get_attr":
             return False
-        if node.op != "call_function" or node.target is operator.getitem or node.target in _ASSERTIONS:
+        if node.op != "call_function" or node.target is operator.getitem or node.target in ASSERTIONS:
             continue
         if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable:
             return False

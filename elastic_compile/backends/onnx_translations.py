@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import onnx_ir as ir
 import torch
+from onnxscript import evaluator
 from onnxscript.function_libs.torch_lib.ops import common
 from onnxscript.function_libs.torch_lib.ops import core as torchlib
 from onnxscript.function_libs.torch_lib.ops import linalg as torchlib_linalg
@@ -25,6 +26,7 @@ from onnxscript.function_libs.torch_lib.ops import nn as torchlib_nn
 from onnxscript.function_libs.torch_lib.ops import special as torchlib_special
 from onnxscript.onnx_opset import opset20 as op
 from torch._ops import OpOverload
+from torch.onnx._internal.exporter import _building
 
 aten = torch.ops.aten
 
@@ -75,6 +77,35 @@ def _operands(left: object, right: object) -> tuple[ir.Value, ir.Value]:
     if isinstance(right, float) and not _is_float(left):
         left = _cast(left, ir.DataType.FLOAT)
     return (_tensor(left, right), right) if isinstance(left, (bool, int, float)) else (left, _tensor(right, left))
+
+
+# ------------------------------------------------------------------------------- values that are not finite
+#: Elements from which looking for what is not finite costs less than being exact about it.
+_LOOK_FROM = 8192
+
+
+def _size(value: ir.Value) -> int:
+    """Elements, as far as they are known."""
+    return math.prod(size for size in value.shape if isinstance(size, int))
+
+
+def _branch(make: Callable[[], Sequence[ir.Value]]) -> ir.Graph:
+    recorder = _building.OpRecorder(op, {})
+    with evaluator.default_as(recorder):
+        outputs = make()
+    return ir.Graph([], outputs, nodes=recorder.nodes, name="branch")
+
+
+def _where_finite(self: ir.Value, usual: Sequence[ir.Value], exact: Callable[[], Sequence[ir.Value]]
+                  ) -> ir.Value | Sequence[ir.Value]:
+    """`usual` where `self` holds numbers whose sum is finite, else what `exact` writes: a sum is cheap beside that."""
+    total = op.ReduceSum(self, keepdims=0)
+    node = ir.node(
+        "If", [op.Equal(op.Sub(total, total), _constant(0, self.dtype))],
+        {"then_branch": _branch(lambda: [op.Identity(one) for one in usual]), "else_branch": _branch(exact)},
+        num_outputs=len(usual))
+    evaluator.default().nodes.append(node)
+    return node.outputs if len(usual) > 1 else node.outputs[0]
 
 
 # ------------------------------------------------------------------------------------ arithmetic
@@ -152,8 +183,10 @@ def _aten_mul(self, other):
 
 @_translation(aten.sign.default)
 def _aten_sign(self):
-    made = torchlib.aten_sign(self)
-    return op.Where(op.IsNaN(self), _constant(0, self.dtype), made) if _is_float(self) else made
+    if not _is_float(self):
+        return torchlib.aten_sign(self)
+    zero = _constant(0, self.dtype)
+    return op.Sub(op.Cast(op.Greater(self, zero), to=self.dtype), op.Cast(op.Less(self, zero), to=self.dtype))
 
 
 @_translation(aten.clamp.default)
@@ -161,12 +194,14 @@ def _aten_clamp(self, min=None, max=None):
     """Clip takes a bound that is not given for the largest number, which infinity is beyond."""
     if not _is_float(self) or (min is None) == (max is None):
         return torchlib.aten_clamp(self, min, max)
-    return op.Max(self, _tensor(min, self)) if max is None else op.Min(self, _tensor(max, self))
+    return _aten_clamp_min(self, min) if max is None else op.Min(self, _tensor(max, self))
 
 
 @_translation(aten.clamp_min.default, aten.clamp_min.Tensor)
 def _aten_clamp_min(self, min):
     if _is_float(self):
+        if isinstance(min, (int, float)) and min == 0:
+            return op.Relu(self)
         return op.Max(self, _tensor(min, self))
     number = isinstance(min, (int, float))
     return torchlib.aten_clamp(self, min=min) if number else torchlib.aten_clamp_min_tensor(self, min)
@@ -296,24 +331,34 @@ def _aten_all(self, dim=None, keepdim=False):
     return _reduce_bool(op.ReduceMin, self, _as_list(dim), keepdim)
 
 
+def _extremum(self: ir.Value, made: ir.Value, exact: Callable[[], ir.Value]) -> ir.Value:
+    if not _is_float(self):
+        return made
+    return _where_finite(self, [made], lambda: [exact()]) if _size(self) >= _LOOK_FROM else exact()
+
+
 @_translation(aten.amax.default, aten.max.default)
 def _aten_amax(self, dim=(), keepdim=False):
     """With the sum of magnitudes, which is nan where data is; one below its negative is below all of the data, zeros
     of either sign too."""
     axes = [_axes(dim)] if dim else []
     made = op.ReduceMax(self, *axes, keepdims=keepdim)
-    if not _is_float(self):
-        return made
-    return op.Max(made, op.Sub(_constant(-1, self.dtype), op.ReduceSum(op.Abs(self), *axes, keepdims=keepdim)))
+
+    def exact() -> ir.Value:
+        return op.Max(made, op.Sub(_constant(-1, self.dtype), op.ReduceSum(op.Abs(self), *axes, keepdims=keepdim)))
+
+    return _extremum(self, made, exact)
 
 
 @_translation(aten.amin.default, aten.min.default)
 def _aten_amin(self, dim=(), keepdim=False):
     axes = [_axes(dim)] if dim else []
     made = op.ReduceMin(self, *axes, keepdims=keepdim)
-    if not _is_float(self):
-        return made
-    return op.Min(made, op.Add(_constant(1, self.dtype), op.ReduceSum(op.Abs(self), *axes, keepdims=keepdim)))
+
+    def exact() -> ir.Value:
+        return op.Min(made, op.Add(_constant(1, self.dtype), op.ReduceSum(op.Abs(self), *axes, keepdims=keepdim)))
+
+    return _extremum(self, made, exact)
 
 
 def _first(self: ir.Value, dim: int, keepdim: bool) -> tuple[ir.Value, ir.Value]:
@@ -429,8 +474,8 @@ def _aten_masked_select(self, mask):
 
 
 def _max_pool(pool: Callable) -> Callable:
-    """A pooling of maxima that gives nan where a window holds one: where the pool of what is nan does. Where there is
-    padding, ONNX Runtime takes the lowest number for the maximum of infinities below it."""
+    """A pooling of maxima. Where a window holds nan, so does the pool of what is nan. Where there is padding, ONNX
+    Runtime takes the lowest number for the maximum of infinities below it."""
     def translation(self, kernel_size, stride=(), padding=0, dilation=1, ceil_mode=False):
         def pooled(value: ir.Value) -> Sequence[ir.Value]:
             made = pool(value, kernel_size, stride, padding, dilation, ceil_mode)
@@ -439,14 +484,19 @@ def _max_pool(pool: Callable) -> Callable:
         if not _is_float(self):
             made = pooled(self)
             return made if len(made) > 1 else made[0]
-        zero, infinity = _constant(0, self.dtype), _constant(-math.inf, self.dtype)
-        holes, *at = pooled(_like(op.Cast(op.IsNaN(self), to=self.dtype), self))
-        hole = op.Greater(holes, zero)
-        most, *places = pooled(self)
-        lowest = _constant(np.finfo(self.dtype.numpy()).min, self.dtype)
-        most = op.Where(op.Equal(most, lowest), infinity, most) if np.any(padding) else most
-        most = op.Where(hole, _constant(math.nan, self.dtype), most)
-        return (most, op.Where(hole, at[0], places[0])) if places else most
+        usual = pooled(self)
+
+        def exact() -> Sequence[ir.Value]:
+            zero, infinity = _constant(0, self.dtype), _constant(-math.inf, self.dtype)
+            holes, *at = pooled(_like(op.Cast(op.IsNaN(self), to=self.dtype), self))
+            hole = op.Greater(holes, zero)
+            most, *places = usual
+            lowest = _constant(np.finfo(self.dtype.numpy()).min, self.dtype)
+            most = op.Where(op.Equal(most, lowest), infinity, most) if np.any(padding) else most
+            most = op.Where(hole, _constant(math.nan, self.dtype), most)
+            return most, *(op.Where(hole, one, other) for one, other in zip(at, places))
+
+        return _where_finite(self, usual, exact)
     return translation
 
 

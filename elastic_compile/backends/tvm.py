@@ -34,6 +34,7 @@ from torch.export.graph_signature import (
 )
 
 from elastic_compile.backends import tvm_operators
+from elastic_compile.backends.decompositions import ASSERTIONS
 from elastic_compile.backends.protocol import CompiledRegion, Progress, RegionSource
 from elastic_compile.errors import BackendError, BackendUnavailable
 from elastic_runtime import schema
@@ -78,15 +79,21 @@ class TvmBackend:
     def compile(
         self, regions: Sequence[RegionSource], progress: Progress | None = None
     ) -> list[CompiledRegion]:
-        """One library for all `regions`. Raises `BackendError` naming the region and the operator."""
+        """One library for all `regions`. Raises `BackendError` naming the region and the operator; its `regions` are
+        all those that TVM refuses."""
         if not regions:
             return []
         with _quiet():
-            imported = []
+            imported, refused = [], []
             for done, source in enumerate(regions):
                 if progress:
                     progress(done, len(regions), source.name)
-                imported.append(_import(source))
+                try:
+                    imported.append(_import(source))
+                except BackendError as error:
+                    refused.append(error)
+            if refused:
+                raise _first(refused)
             built = _build(imported, self.target)
         made = [_compiled(region, built) for region in imported]
         if self.target is None:
@@ -150,7 +157,15 @@ def _load_once(imported: Sequence[_Imported], made: Sequence[CompiledRegion]) ->
 
 
 def _refused(source: RegionSource, what: str, reason: str, hint: str = "") -> BackendError:
-    return BackendError(f"region {source.name}: {what}", reason=reason, hint=hint)
+    error = BackendError(f"region {source.name}: {what}", reason=reason, hint=hint)
+    error.regions = (source.name,)
+    return error
+
+
+def _first(refused: Sequence[BackendError]) -> BackendError:
+    """The first, with the regions of all."""
+    refused[0].regions = tuple(name for error in refused for name in error.regions)
+    return refused[0]
 
 
 @contextlib.contextmanager
@@ -177,6 +192,7 @@ def _import(source: RegionSource) -> _Imported:
         program = program.run_decompositions(tvm_operators.decompositions())
     except Exception as error:
         raise _refused(source, "its operators cannot be decomposed", _first_line(error)) from error
+    _drop_assertions(program)
     _check_outputs(source, program)
     _check_operators(source, program)
     program, state = _state_as_inputs(source, program)
@@ -194,18 +210,33 @@ def _import(source: RegionSource) -> _Imported:
 
 
 def _check_types(source: RegionSource, module) -> None:
-    """The importer computes some types otherwise than ATen."""
-    made = [(field.dtype, len(field.shape)) for field in module["main"].ret_ty.fields]
+    """The importer computes some types otherwise than ATen, and loses sizes that are known only at run time."""
+    from tvm import relax
+
+    bound = [binding.var.ty for block in module["main"].body.blocks for binding in block.bindings]
+    if any(isinstance(kind, relax.TensorType) and not isinstance(kind.shape, relax.ShapeExpr) for kind in bound):
+        raise _refused(source, "TVM does not follow its sizes", "one of its tensors has a shape that TVM does not know",
+                       "compile with backend='tvm,onnxruntime'")
+    made = [(field.dtype, field.ndim) for field in module["main"].ret_ty.fields]
     wanted = [(kind.dtype, len(kind.shape)) for kind in source.outputs]
     if made != wanted:
         raise _refused(source, "TVM would give it other types", f"outputs {made}, expected {wanted}",
-                       "compile with backend='onnxruntime', or convert explicitly with .to(dtype)")
+                       "compile with backend='tvm,onnxruntime', or convert explicitly with .to(dtype)")
 
 
 def _first_line(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return f"{type(error).__name__}: {error}".strip().splitlines()[0]
+
+
+def _drop_assertions(program: ExportedProgram) -> None:
+    graph = program.graph
+    for node in list(graph.nodes):
+        if node.target in ASSERTIONS:
+            graph.erase_node(node)
+    graph.eliminate_dead_code()
+    program.graph_module.recompile()
 
 
 def _check_outputs(source: RegionSource, program: ExportedProgram) -> None:
@@ -220,12 +251,13 @@ def _check_operators(source: RegionSource, program: ExportedProgram) -> None:
         if any(isinstance(size, int) and size == 0 for size in getattr(node.meta.get("val"), "shape", ())):
             if node.users:
                 raise _refused(source, f"TVM cannot hold {node.name}, a tensor without elements",
-                               f"its shape is {tuple(node.meta['val'].shape)}", "compile with backend='onnxruntime'")
+                               f"its shape is {tuple(node.meta['val'].shape)}",
+                               "compile with backend='tvm,onnxruntime'")
             continue
         reason = tvm_operators.unsupported(node)
         if reason:
             raise _refused(source, f"TVM cannot compile {node.target}", reason,
-                           "compile with backend='onnxruntime', or write it with other operators")
+                           "compile with backend='tvm,onnxruntime', or write it with other operators")
 
 
 def _state_as_inputs(
@@ -312,12 +344,15 @@ def _whose(imported: Sequence[_Imported], target: dict[str, object] | None, erro
     """The region that TVM fails on: by building each alone."""
     if len(imported) == 1:
         return _refused(imported[0].source, "TVM cannot compile it", _first_line(error))
+    refused = []
     for region in imported:
         try:
             _build([region], target)
         except BackendError as alone:
-            return alone
-    return BackendError("TVM cannot compile the regions together", reason=_first_line(error))
+            refused.append(alone)
+    if not refused:
+        return BackendError("TVM cannot compile the regions together", reason=_first_line(error))
+    return _first(refused)
 
 
 def host_target() -> dict[str, object]:

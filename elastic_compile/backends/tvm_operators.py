@@ -223,6 +223,8 @@ _OWN[aten.argmin.default] = _place(torch.amin)
 def _max_pool(x, *window):
     if _is_int(x):
         return NotImplemented
+    if len(window) > 1 and not window[1]:
+        window = (window[0], window[0], *window[2:])
     pool = aten.max_pool2d_with_indices if len(window[0]) == 2 else aten.max_pool3d_with_indices
     values, places = pool(x, *window)
     rank = pool(torch.where(x.isnan(), 2.0, torch.where(x == -math.inf, 0.0, 1.0)), *window)[0]
@@ -321,6 +323,15 @@ def _exp2(x):
 @_own(aten.erfc.default)
 def _erfc(x):
     return torch.neg(torch.erf(x)) + 1
+
+
+@_own(aten.cat.default)
+def _cat(tensors, dim=0):
+    """Without those that have no elements, which TVM cannot hold."""
+    kept = [one for one in tensors if not any(isinstance(size, int) and size == 0 for size in one.shape)]
+    if len(kept) == len(tensors) or not kept:
+        return NotImplemented
+    return torch.cat(kept, dim) if len(kept) > 1 else kept[0].clone()
 
 
 @_own(aten.square.default)
@@ -427,7 +438,18 @@ def _convert_extremum(name: str) -> Callable:
     return convert
 
 
+def _convert_size(extreme: str) -> Callable:
+    """Of sizes known at run time."""
+    def convert(node, importer):
+        from tvm import tirx
+
+        return getattr(tirx, extreme)(*importer.retrieve_args(node))
+    return convert
+
+
 CONVERTERS: dict[str, Callable] = {
+    "sym_max": _convert_size("max"),
+    "sym_min": _convert_size("min"),
     "index_select.default": _convert_index_select,
     "gather.default": _convert_gather,
     "amax.default": _convert_extremum("max"),
@@ -465,7 +487,8 @@ SUPPORTED: frozenset[str] = frozenset({
     "trunc.default", "unsqueeze.default", "view.default", "where.self",
 })
 
-_SYMBOLIC = frozenset({operator.getitem, operator.add, operator.sub, operator.mul, operator.floordiv})
+_SYMBOLIC = frozenset({operator.getitem, operator.add, operator.sub, operator.mul, operator.floordiv, torch.sym_max,
+                       torch.sym_min})
 
 
 def unsupported(node: torch.fx.Node) -> str:

@@ -22,7 +22,8 @@ def compile_target(
         metavar="FILE:FACTORY", show_default=False,
         help="A function that returns (module, example_inputs), such as model.py:factory.")],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="BUNDLE", help="Where the bundle goes.")],
-    backend: Annotated[str, typer.Option(help="What compiles the regions: onnxruntime, tvm, or one installed.")]
+    backend: Annotated[str, typer.Option(help="What compiles the regions: onnxruntime, tvm, one installed, or "
+                                         "several with commas, of which the first that takes a region compiles it.")]
     = "onnxruntime",
     formation: Annotated[str, typer.Option(help="How regions are formed: split (between decisions), or auto (by what "
                                            "they cost on this machine).")] = "split",

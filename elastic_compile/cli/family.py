@@ -24,7 +24,8 @@ def compile_family(
         help="A function that returns (supernet, {name: configuration}, example_inputs), or a fourth item: a dict of "
         "more arguments of compile_family, such as recalibrate and quality.")],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="BUNDLE", help="Where the bundle goes.")],
-    backend: Annotated[str, typer.Option(help="What compiles the regions: onnxruntime, tvm, or one installed.")]
+    backend: Annotated[str, typer.Option(help="What compiles the regions: onnxruntime, tvm, one installed, or "
+                                         "several with commas, of which the first that takes a region compiles it.")]
     = "onnxruntime",
     name: Annotated[str | None, typer.Option(help="The family's name. [default: the supernet's class]")] = None,
     budget: BudgetRegions = None,

@@ -1,15 +1,16 @@
 """Dynamic models of public packages through PyTorch's own tools and through elastic-compile: captured, right, how fast.
 
-    python -m examples.benchmarks.peers [--keep DIR] [--only NAME ...] [--untimed] [--seconds 1] [--tvm] [--limit 120]
+    python -m examples.benchmarks.peers [--keep DIR] [--only NAME ...] [--untimed] [--seconds 1] [--limit 120]
 
-In: the models of `tests/models/zoo` and the digits demo. Out: two tables on the terminal. With --keep, what is known of
+In: the models of `tests/models/zoo` and the digits demo. Out: tables on the terminal. With --keep, what is known of
 each model is written to DIR as soon as it is known, and a later run goes on from there: with --untimed first what each
 tool makes of the models, then the measurement, a model at a time.
 Never: counts a tool as right that was not compared with eager PyTorch on every call, or times contenders apart: all of
 them run each path's call in turn.
 
 A tool that gives a result for the example and another result than eager PyTorch for some other call is "wrong", on as
-many paths as such calls take.
+many paths as such calls take. Bundles are made with ONNX Runtime, and with TVM, where ONNX Runtime takes the regions
+that TVM refuses.
 """
 from __future__ import annotations
 
@@ -25,6 +26,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,7 +47,7 @@ from elastic_compile.verify import same
 
 DIGITS = Path(__file__).resolve().parents[1] / "digits_early_exit"
 OURS, OURS_TVM, FILE, SCRIPT, ONNX = "ours", "ours, tvm", "ours, one ONNX file", "torch.jit.script", "torch.onnx"
-BACKENDS = {OURS: "onnxruntime", OURS_TVM: "tvm"}
+BACKENDS = {OURS: "onnxruntime", OURS_TVM: "tvm,onnxruntime"}
 Calls = Sequence[tuple[Any, ...]]
 Run = Callable[..., Any]
 
@@ -192,14 +194,19 @@ def one_file(path: Path) -> Run:
     return run
 
 
+#: A tool's limit is processor time, which a busy machine does not shorten; this many times as long it may wait.
+_WAITING = 10
+
+
 @contextlib.contextmanager
 def within(seconds: int) -> Iterator[None]:
-    """Raise Late when the time is over, and let nothing be printed meanwhile."""
+    """Raise Late when so much processor time is over, and let nothing be printed meanwhile."""
     def stop(number: int, frame: Any) -> None:
         raise Late(f"not in {seconds} s")
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(seconds)
+    before = [(number, signal.signal(number, stop)) for number in (signal.SIGPROF, signal.SIGALRM)]
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    signal.alarm(_WAITING * seconds)
     logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(
@@ -208,8 +215,10 @@ def within(seconds: int) -> Iterator[None]:
             yield
     finally:
         logging.disable(logging.NOTSET)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        for number, handler in before:
+            signal.signal(number, handler)
 
 
 @dataclass(frozen=True)
@@ -275,22 +284,29 @@ def as_module(target: Any) -> nn.Module:
 
 
 # -------------------------------------------------------------------------------------------------- rows
+@dataclass(frozen=True)
+class Measured:
+    """Median ms per call, and how far the medians of fifths of the measurement lie apart, relative to it."""
+
+    ms: float
+    spread: float
+
+
 @dataclass
 class Row:
-    """One model. `path_of`: the path of each call, where ours captured the model. `paths`: per path the median ms by
-    contender; `spread`: how far the medians of fifths of the measurement lie apart, at most."""
+    """One model. `size`: by bundle, what became of the model. `path_of`: the path of each call, where ours captured the
+    model. `paths`: per path what was measured of each contender."""
 
     name: str
     package: str
     outcomes: dict[str, Outcome] = field(default_factory=dict)
-    size: str = ""
+    size: dict[str, str] = field(default_factory=dict)
     path_of: list[int] = field(default_factory=list)
-    paths: list[dict[str, float]] = field(default_factory=list)
-    spread: float = 0.0
+    paths: list[dict[str, Measured]] = field(default_factory=list)
 
     def faster(self, contender: str, than: str) -> list[float]:
         """Per path, how often `contender` is faster."""
-        return [path[than] / path[contender] for path in self.paths if contender in path and than in path]
+        return [path[than].ms / path[contender].ms for path in self.paths if contender in path and than in path]
 
 
 class Kept:
@@ -324,7 +340,7 @@ def loaded(subject: Subject, kept: Kept, name: str, host_ops: Any = None) -> er.
     return er.load(kept.path(subject, BACKENDS[name]), allow_native=True, host_ops=host_ops)
 
 
-def study(subject: Subject, kept: Kept, tvm: bool, limit: int) -> None:
+def study(subject: Subject, kept: Kept, limit: int) -> None:
     """What each tool makes of the model; what is known already is not asked again."""
     row = kept.row(subject)
     target, examples = subject.make()
@@ -341,8 +357,10 @@ def study(subject: Subject, kept: Kept, tvm: bool, limit: int) -> None:
     def ours(name: str) -> Run:
         program = ec.compile(*subject.make(), backend=BACKENDS[name])
         program.save(kept.path(subject, BACKENDS[name]))
+        engines = Counter(region.engine for region in program.program.regions)
+        row.size[name] = f"{len(program.program.blocks)} blocks, {engines.total()} regions: " + ", ".join(
+            f"{count} {engine}" for engine, count in engines.items())
         if name == OURS:
-            row.size = f"{len(program.program.blocks)} blocks, {len(program.program.regions)} regions"
             file.unlink(missing_ok=True)
             try:
                 program.save_onnx(file)
@@ -365,8 +383,7 @@ def study(subject: Subject, kept: Kept, tvm: bool, limit: int) -> None:
         row.path_of = [numbers[path] for path in taken]
     if FILE not in row.outcomes and refused:
         row.outcomes[FILE] = Outcome(False, reason=told(refused[0]))
-    if tvm:
-        ask(OURS_TVM, lambda: ours(OURS_TVM))
+    ask(OURS_TVM, lambda: ours(OURS_TVM))
     ask(FILE, lambda: one_file(file))
     for name, peer in PEERS.items():
         ask(name, lambda peer=peer: peer(as_module(subject.make()[0]), examples[0]))
@@ -400,8 +417,8 @@ def measure(subject: Subject, kept: Kept, seconds: float, limit: int) -> None:
                 others[name] = [lambda run=run, call=call: run(*call) for run in (makers[name](),)
                                 for call in subject.calls]
     timings = compare(models, others, Settings(warmup_ms=100, duration_s=seconds))
-    row.paths = [{name: timing.median_ms for name, timing in each.timings.items()} for each in timings]
-    row.spread = max(each.timings[name].spread for each in timings for name in (OURS, EAGER))
+    row.paths = [{name: Measured(timing.median_ms, timing.spread) for name, timing in each.timings.items()}
+                 for each in timings]
     kept.write()
 
 
@@ -411,15 +428,14 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="names of models")
     parser.add_argument("--untimed", action="store_true", help="do not measure yet")
     parser.add_argument("--seconds", type=float, default=1.0, help="of measuring per path")
-    parser.add_argument("--tvm", action="store_true", help="compile with TVM too")
-    parser.add_argument("--limit", type=int, default=120, help="seconds for each tool and model")
+    parser.add_argument("--limit", type=int, default=120, help="seconds of processor time for each tool and model")
     given = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as directory:
         kept = Kept(given.keep or Path(directory))
         for subject in subjects():
             if not given.only or subject.name in given.only:
-                study(subject, kept, given.tvm, given.limit)
+                study(subject, kept, given.limit)
                 if not given.untimed:
                     print(f"  {subject.name}: measuring", file=sys.stderr, flush=True)
                     measure(subject, kept, given.seconds, given.limit)
@@ -436,29 +452,38 @@ def report(rows: Sequence[Row]) -> None:
     print(f"{'right':<24}" + "".join(
         f"{sum(name in row.outcomes and row.outcomes[name].right for row in rows):>15} of {len(rows):>2}"
         for name in tools))
+    print()
     for row in rows:
+        for name, size in row.size.items():
+            print(f"    {row.name}, {name}: {size}")
         for name, outcome in row.outcomes.items():
             if outcome.reason and name.startswith("ours"):
                 print(f"    {row.name}, {name}: {outcome.reason}")
-    contenders = list(dict.fromkeys(name for row in rows for path in row.paths for name in path))
+    found = {name for row in rows for path in row.paths for name in path}
+    contenders = [name for name in dict.fromkeys((EAGER, COMPILED, *tools)) if name in found]
     if not contenders:
         return
-    print("\nms per call by path (median; all contenders in turn), and how often ours is faster\n")
-    print(f"{'model':<24}" + "".join(f"{name:>21}" for name in contenders) + f"{'than eager':>12}{'than compile':>14}")
+    print("\nms per call by path, all contenders in turn: median ± how far the medians of fifths lie apart\n")
+    print(f"{'model':<24}" + "".join(f"{name:>21}" for name in contenders))
     for row in rows:
         for number, path in enumerate(row.paths):
             print(f"{row.name if not number else '':<24}" + "".join(
-                f"{path[name]:>21.3f}" if name in path else f"{'':>21}" for name in contenders)
-                + f"{path[EAGER] / path[OURS]:>11.2f}×"
-                + (f"{path[COMPILED] / path[OURS]:>13.2f}×" if COMPILED in path else ""))
-    for contender in (name for name in contenders if name.startswith("ours")):
+                f"{path[name].ms:>14.3f} ± {path[name].spread:>4.0%}" if name in path else f"{'':>21}"
+                for name in contenders))
+    ours = [name for name in (OURS, OURS_TVM, FILE) if name in contenders]
+    print("\nhow often faster, least and greatest of the paths\n")
+    print(f"{'model':<24}" + "".join(f"{f'{name} than {than}':>40}" for name in ours for than in (EAGER, COMPILED)))
+    for row in rows:
+        print(f"{row.name:<24}" + "".join(
+            f"{f'{min(ratios):.2f} to {max(ratios):.2f}' if ratios else '':>40}"
+            for name in ours for than in (EAGER, COMPILED) for ratios in (row.faster(name, than),)))
+    for name in ours:
         for than in (EAGER, COMPILED):
-            means = {row.name: geometric(row.faster(contender, than)) for row in rows if row.faster(contender, than)}
+            means = {row.name: geometric(row.faster(name, than)) for row in rows if row.faster(name, than)}
             slowest = min(means, key=means.__getitem__, default=None)
             if slowest:
-                print(f"{contender}, geometric mean over {len(means)} models, than {than}: "
+                print(f"{name}, geometric mean over {len(means)} models, than {than}: "
                       f"{geometric(list(means.values())):.2f}×, least {means[slowest]:.2f}× ({slowest})")
-    print(f"medians of fifths of a measurement differ by at most {max(row.spread for row in rows):.0%}")
 
 
 if __name__ == "__main__":

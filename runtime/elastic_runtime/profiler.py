@@ -251,12 +251,12 @@ def _now() -> str:
 
 def environment(engine: str, threads: int, *, settings: Mapping[str, str] | None = None) -> lt.Environment:
     """How this process would measure regions of `engine` now."""
-    distribution = _DISTRIBUTIONS.get(engine, engine)
+    versions = [_version(_DISTRIBUTIONS.get(name, name)) or "unknown" for name in engine.split(",")]
     packages = {name: _version(name) for name in ("elastic-runtime", "numpy", "onnxruntime", "apache-tvm")}
     cores = device.usable_cores()[:threads] if hasattr(os, "sched_setaffinity") else ()
     uname = os.uname()
     return lt.Environment(
-        backend=engine, version=_version(distribution) or "unknown", threads=threads, settings=dict(settings or {}),
+        backend=engine, version=",".join(versions), threads=threads, settings=dict(settings or {}),
         packages={name: version for name, version in packages.items() if version},
         system=f"{uname.sysname} {uname.release}", pinned=cores,
         conditions=device.conditions(cores[0] if cores else 0))

@@ -71,6 +71,8 @@ CASES: dict[str, tuple[Callable, tuple[torch.Tensor, ...]]] = {
     "replaced": (lambda x: (torch.nan_to_num(x), torch.logit(x, 1e-3), torch.heaviside(x, x.new_tensor(0.5))), (LINE,)),
     "max": (lambda x: (x.max(), x.min(), x.amax(), x.amin()), (ROWS,)),
     "max without nan": (lambda x: (x.max(), x.min(), x.amax(0), x.amin(0)), (ROWS[6:14],)),
+    "max of many": (lambda x: (x.max(), x.amin(), x.amax(0), x.amin(1, keepdim=True)), (ROWS.repeat(1, 30),)),
+    "max of many numbers": (lambda x: (x.max(), x.amin(), x.amax(0), x.amin(1)), (ROWS[:2].repeat(20, 30),)),
     "max of rows": (lambda x: (*x.max(1), *x.min(1), x.amax(1, keepdim=True), x.amin(-1)), (ROWS,)),
     "max of columns": (lambda x: (*x.max(0, keepdim=True), *x.min(0), x.amax(0), x.amin(0)), (ROWS,)),
     "max of both": (lambda x: (x.amax((0, 1)), x.amin((0, 1)), *torch.aminmax(x, dim=1)), (ROWS,)),
@@ -88,6 +90,9 @@ CASES: dict[str, tuple[Callable, tuple[torch.Tensor, ...]]] = {
     "pooling": (
         lambda x: (F.max_pool2d(x, 2), F.max_pool2d(x, 3, 2, 1), F.max_pool2d(x, 5, 1, 2), F.max_pool1d(x[0], 3, 2, 1)),
         (IMAGE,)),
+    "pooling of numbers": (
+        lambda x: (F.max_pool2d(x, 3, 2, 1), F.max_pool2d(x, 2, ceil_mode=True), F.max_pool1d(x[0], 3, 2, 1)),
+        (IMAGE.nan_to_num(1.0, 2.0, -2.0),)),
     "adaptive pooling": (lambda x: (F.adaptive_max_pool2d(x, 1), F.adaptive_max_pool2d(x, 3)), (IMAGE,)),
     "places of maxima": (lambda x: F.max_pool2d(x, 2, return_indices=True), (IMAGE,)),
     "behind a convolution": (
