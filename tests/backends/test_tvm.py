@@ -96,7 +96,7 @@ def test_same_regions_same_bytes(tvm) -> None:
     (lambda x: torch.nn.functional.avg_pool2d(x, 2, divisor_override=3), [torch.ones(1, 1, 4, 4)], "divisor_override"),
     (nn.MaxPool2d(2, return_indices=True), [torch.ones(1, 1, 4, 4)], "indices"),
     (lambda x, i: x.scatter(0, i, 1.0), [torch.ones(3), torch.tensor([1])], "scatter"),
-    (lambda x: torch.cat([x[:0], x]), [torch.ones(3)], "without elements"),
+    (lambda x: x[:0].sum(), [torch.ones(3)], "without elements"),
     (torch.lgamma, [torch.ones(3)], "lgamma"),
     (lambda x: x + torch.rand(3), [torch.ones(3)], "rand"),
 ])
@@ -104,6 +104,24 @@ def test_what_tvm_gets_wrong_is_refused_by_name(tvm, model, inputs, reason) -> N
     with pytest.raises(BackendError) as caught:
         tvm.compile([source(lambda x: x + 1, [torch.ones(2)], name="fine"), source(model, inputs, name="block_7")])
     assert "block_7" in str(caught.value) and reason in str(caught.value)
+
+
+def _with_chosen_sizes(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    longest, shortest = torch.sym_max(x.shape[0] - 3, 2), torch.sym_min(x.shape[0], 5)
+    return x.new_zeros(longest, 3) + x[0, 0], x.new_ones(shortest, 2)
+
+
+def test_chosen_sizes_and_parts_without_elements(tvm) -> None:
+    def first_rows(x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([x[:0], x]) + 1
+
+    length = ({0: torch.export.Dim("length", min=4, max=100)},)
+    sources = [source(function, [torch.randn(6, 4)], length, name=f"region_{number}")
+               for number, function in enumerate((_with_chosen_sizes, first_rows))]
+    for made, region, function in zip(sources, tvm.compile(sources), (_with_chosen_sizes, first_rows), strict=True):
+        kernel = load(region, made.exported)
+        for size in (4, 5, 6, 9):
+            assert differences(kernel, function, [torch.randn(size, 4)]) == []
 
 
 def test_nothing_is_printed(tvm, capfd: pytest.CaptureFixture[str]) -> None:
