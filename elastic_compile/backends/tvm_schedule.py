@@ -12,6 +12,7 @@ multiplication", 2008); other reductions and elementwise nests are vectorised al
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -303,7 +304,7 @@ def _tile_contraction(sch: s_tir.Schedule, nest: _Nest, lanes: int) -> None:
     dot = along_sum.extent >= lanes and all(_runs_along(indices, along_sum) for indices in nest.reads)
     sizes = _dot_tile(nest) if dot else _outer_tile(nest, vector, streams, lanes)
     inner, outer = [], []
-    for axis in nest.spatial:
+    for axis in _heaviest_outermost(nest) if dot else nest.spatial:
         size = sizes.get(axis.var, 1)
         if size == 1:
             outer.append(axis.loop)
@@ -360,6 +361,16 @@ def _outer_tile(nest: _Nest, vector: _Axis, streams: list, lanes: int) -> dict:
         sizes[axis.var] = size
         free //= size
     return sizes
+
+
+def _heaviest_outermost(nest: _Nest) -> list[_Axis]:
+    """The larger operand, most often a weight, is read from memory once: what it does not depend on goes inside."""
+    def work(axis: _Axis) -> int:
+        """Elements of the operands that another step of `axis` reads anew."""
+        return sum(math.prod(other.extent for other in (*nest.spatial, *nest.reduce) if _uses(indices, other))
+                   for indices in nest.reads if _uses(indices, axis))
+
+    return sorted(nest.spatial, key=work, reverse=True)
 
 
 def _dot_tile(nest: _Nest) -> dict:

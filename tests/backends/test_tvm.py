@@ -321,6 +321,18 @@ def test_subnets_of_other_widths_read_the_supernets_own_memory(tvm, rows, cut, m
         assert differences(kernel, Narrow(first, second, width, size), [torch.randn(rows, size)]) == []
 
 
+def test_a_product_goes_through_its_weight_once(tvm) -> None:
+    """Rows of the other operand are taken inside; a pass over all weights for a few of them reads memory again."""
+    from tvm import te
+
+    from elastic_compile.backends import tvm_schedule
+
+    rows, weight = te.placeholder((16, 256), "float32"), te.placeholder((512, 256), "float32")
+    product = te.create_prim_func([rows, weight, tvm_schedule._times_transposed(rows, weight)])
+    loops = [line.split() for line in tvm_schedule._scheduled(product, 16).script().splitlines() if "for i" in line]
+    assert [loop[3] for loop in loops[:2]] == ["T.parallel(128):", "range(4):"]
+
+
 def test_a_matrix_that_is_read_otherwise_too_is_taken_as_it_is(tvm) -> None:
     class Tied(nn.Module):
         def __init__(self) -> None:
