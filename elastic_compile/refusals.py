@@ -79,6 +79,11 @@ CATALOGUE: dict[str, Entry] = {
         "the operator has no symbolic shape rule",
         "use an operation with a static output shape, or torch.nonzero / boolean masks, which have one",
     ),
+    "EC132": Entry(
+        "a tensor of type {dtype}",
+        "a bundle's tensors are booleans, integers, floats of 16, 32 and 64 bits and complex numbers: what NumPy has",
+        "compute it in float32, or in float16: module.float(), torch.autocast('cpu', dtype=torch.float16)",
+    ),
     "EC133": Entry(
         "an operation cannot be traced: {message}",
         "PyTorch does not run it on tensors without data, or it fails for these shapes on this path",
@@ -140,18 +145,23 @@ CATALOGUE: dict[str, Entry] = {
 
 class Stopped(BaseException):
     """A refusal on its way out of the running program: not an Exception, so that no handler of the user's program
-    takes it for an error of its own."""
+    takes it for an error of its own. `watch`: what finds the place at fault where the path is run once more."""
 
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(str(refusal))
         self.refusal = refusal
+        self.watch: Any = None
+
+    def stands_at(self, site: Any) -> None:
+        """The refusal is about `site`."""
+        position = _position(site)
+        for name in position:
+            setattr(self.refusal, name, position[name])
 
     def called_at(self, site: Any) -> None:
         """The refusal leaves a call at `site`: where it names a line of a library, that call is what the user wrote."""
         if site is not None and in_a_library(self.refusal.file) and not in_a_library(site.file):
-            position = _position(site)
-            for name in position:
-                setattr(self.refusal, name, position[name])
+            self.stands_at(site)
 
 
 #: File, line, column and width of an expression.

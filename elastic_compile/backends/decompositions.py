@@ -87,6 +87,19 @@ def _copysign(self, other):
     return torch.where(_signbit(other), -self.abs(), self.abs())
 
 
+@_decomposition(aten.roll.default)
+def _roll(self, shifts, dims=()):
+    """By as many places as the data says."""
+    if all(type(shift) is int for shift in shifts):
+        return NotImplemented
+    if not dims:
+        return _roll(self.reshape(-1), shifts, (0,)).reshape(self.shape)
+    for shift, dim in zip(shifts, dims, strict=True):
+        size = self.shape[dim]
+        self = self.index_select(dim, (torch.arange(size) - shift) % size)
+    return self
+
+
 @_decomposition(aten.median.default)
 def _median(self):
     flat = self.reshape(-1)

@@ -19,6 +19,7 @@ from elastic_compile.capture.scalars import steps_for
 from elastic_compile.capture.structure import to_schema
 from elastic_compile.capture.symbols import as_expr
 from elastic_compile.capture.tracer import (
+    DTYPES,
     CarryEvent,
     Decision,
     Goto,
@@ -35,12 +36,6 @@ from elastic_compile.capture.tracer import (
 from elastic_compile.errors import Refusal
 from elastic_compile.program.ir import Graph, Op, Program, Symbol, Use, Weight, verify
 from elastic_runtime import schema
-
-DTYPES = {
-    torch.bool: "bool", torch.int8: "int8", torch.uint8: "uint8", torch.int16: "int16", torch.int32: "int32",
-    torch.int64: "int64", torch.float16: "float16", torch.float32: "float32", torch.float64: "float64",
-    torch.complex64: "complex64", torch.complex128: "complex128",
-}
 
 
 def build(name: str, exploration: Exploration, params: Sequence[tuple[schema.Parameter, ...]]) -> Program:

@@ -23,6 +23,7 @@ from typing import Any
 import sympy
 import torch
 
+from elastic_compile.capture.blame import Watch, WatchedTracer
 from elastic_compile.capture.hooks import Call, Hooks
 from elastic_compile.capture.liveness import Liveness
 from elastic_compile.capture.state import (
@@ -376,7 +377,42 @@ class Explorer:
         self.roots.append(Root(entry, mode, self.tracer.new_segment(None), inputs))
 
     def path(self, target: Segment) -> None:
-        """Run the program once, to the end of the path that leads through `target`."""
+        """Run the program once, to the end of the path that leads through `target`; once more where it is refused for
+        what it changed, to see where."""
+        try:
+            self.run_path(target)
+        except Stopped as stopped:
+            if stopped.watch is not None:
+                self.blame(stopped)
+            raise
+
+    def blame(self, stopped: Stopped) -> None:
+        """Say where the change is that a path was refused for."""
+        tracer = self.tracer
+        tracer.__class__, tracer.watch = WatchedTracer, stopped.watch
+        try:
+            self.run_path(tracer.path[-1])
+        except (Stopped, CompileError):
+            pass
+        finally:
+            tracer.__class__ = Tracer
+        stopped.watch.step(None)
+        if stopped.watch.place is not None:
+            stopped.stands_at(stopped.watch.place)
+
+    def changed_by(self, code: str, content: Callable[[], tuple[Any, ...]], key: Any, name: str) -> Stopped:
+        """The refusal of a change of `content()`: of an attribute called `key`, or of an item."""
+        stopped = stop(code, self.tracer.site, name=name)
+        stopped.watch = Watch(content, key)
+        return stopped
+
+    def changed_object(self, code: str, heap: Callable[[], Heap], number: int) -> Stopped:
+        """The refusal of a change of object `number` of a heap, which is another one when the path is run again."""
+        key = next((key for key, _, _ in heap().differences(number)), None)
+        label = heap().names[number] if not isinstance(key, str) else f"{heap().names[number]}[{key!r}]"
+        return self.changed_by(code, lambda: content_of(heap().objects[number]), key, _pretty(label))
+
+    def run_path(self, target: Segment) -> None:
         tracer = self.tracer
         tracer.begin(target)
         root = next(r for r in self.roots if r.segment is tracer.path[0])
@@ -479,19 +515,25 @@ class Explorer:
     def check_arguments(self) -> None:
         """Refuse changes to the caller's own arguments, which a bundle would lose."""
         for number in self.argument_heap.changed():
-            raise stop("EC151", self.tracer.site, name=_pretty(self.argument_heap.names[number]))
+            raise self.changed_object("EC151", lambda: self.argument_heap, number)
         for (_, stand_in), wrapper in zip(self.stand_ins[self.root.entry], self.input_wrappers):
             if isinstance(wrapper, torch.Tensor) and self.tracer.inner(wrapper) is not stand_in:
-                raise stop("EC151", self.tracer.site, name="a tensor")
+                raise stop("EC151", self.tracer.made_at(self.tracer.tensor_value(wrapper)), name="a tensor")
 
     def exit_state(self) -> tuple[int, tuple[int, ...]]:
         """The mode in which the call leaves the module, and the values of that mode's state."""
         changed = self.heap.changed()
         for owner, name in self.heap.changed_names():
-            raise stop("EC150", self.tracer.site, name=f"{getattr(owner, '__qualname__', owner.__name__)}.{name}")
+            raise self.changed_by(
+                "EC150", lambda owner=owner, name=name: (vars(owner).get(name),), name,
+                f"{getattr(owner, '__qualname__', owner.__name__)}.{name}")
         for ident, wrapper in self.wrappers.items():
             if attributes(wrapper) != self.attributes[ident]:
-                raise stop("EC150", self.tracer.site, name=f"attributes of {_pretty(self.heap.tensor_names[ident])}")
+                was = self.attributes[ident]
+                raise self.changed_by(
+                    "EC150", lambda ident=ident: tuple(vars(self.wrappers[ident]).values()),
+                    next((name for name, one in vars(wrapper).items() if id(one) != was.get(name)), None),
+                    f"attributes of {_pretty(self.heap.tensor_names[ident])}")
         first = self.modes[0]
         fresh = frozenset(self.mutated()) - {ident for ident, _ in first.tensors}
         if fresh:
@@ -787,7 +829,7 @@ class Explorer:
         state = walker.state
         args, _, _ = self.join_arguments(state)
         if len(self.modes) > MAX_MODES:
-            raise stop("EC150", tracer.site, name=_pretty(self.heap.names[structural[0]]))
+            raise self.changed_object("EC150", lambda: self.heap, structural[0])
         number = next((i for i, mode in enumerate(self.modes) if i and mode.key == state.key), None)
         if number is None:
             number = self.new_mode(state, changed)
@@ -801,7 +843,7 @@ class Explorer:
         for tensor in state.tensors:
             fake = tracer.values[tracer.tensor_value(tensor)].fake
             if any(as_expr(size) is not None for size in fake.shape):
-                raise stop("EC152", tracer.site)
+                raise stop("EC152", tracer.made_at(tracer.tensor_value(tensor)))
             memo[id(tensor)] = StateHole(len(values))
             with tracer.recording_off(), tracer.fake_mode:
                 stand_in = torch.empty_strided(tuple(fake.shape), fake.stride(), dtype=fake.dtype)

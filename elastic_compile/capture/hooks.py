@@ -115,10 +115,12 @@ class Hooks:
         if self.skipped and place_of(site) in self.skipped:
             return unknown(tracer, fn, args, kwargs)
         try:
-            return self.invoke(site, sys._getframe(1), fn, args, kwargs)
+            result = self.invoke(site, sys._getframe(1), fn, args, kwargs)
         except Stopped as stopped:
             stopped.called_at(site)
             raise
+        tracer.site = site  # what follows stands here, not in the function that was called
+        return result
 
     def invoke(self, site: Any, frame: types.FrameType, fn: Any, args: Any, kwargs: Any) -> Any:
         if isinstance(fn, HostFunction):
@@ -130,6 +132,8 @@ class Hooks:
             elif kind is types.MethodType:
                 if depends_on_host(fn):
                     break
+                if type(fn.__self__) in SYMBOLIC:
+                    raise stop("EC113", site, expression=f"{fn.__name__} of a number")
                 args, fn = (fn.__self__, *args), fn.__func__
             elif kind is functools._lru_cache_wrapper:
                 # What one path put into a cache is none of the next path's business: each path calls anew.
@@ -161,6 +165,10 @@ class Hooks:
         special = SPECIAL.get(fn) if _hashable(fn) else None
         if special is not None:
             return special(self, site, frame, *args, **kwargs)
+        if getattr(fn, "__module__", None) in ("math", "cmath") and any(
+            type(arg) in SYMBOLIC or isinstance(arg, torch.Tensor) for arg in args
+        ):
+            raise stop("EC113", site, expression=f"{fn.__module__}.{fn.__name__}")
         target = self.rewritten(fn) if type(fn) is types.FunctionType else None
         if target is None:
             self.check_operands(site, fn, args)
@@ -510,6 +518,8 @@ class Hooks:
             return tuple(map(self.tensor_key, key))
         if isinstance(key, slice):
             return slice(*map(self.tensor_key, (key.start, key.stop, key.step)))
+        if isinstance(key, list) and any(type(number) is torch.SymInt for number in _numbers(key)):
+            return _made_of(self, torch.tensor, key, {}, None)
         if isinstance(key, torch.Tensor) and key.dim() == 0 and key.dtype not in (torch.bool, torch.uint8) and (
             not key.dtype.is_floating_point
         ):
@@ -794,6 +804,35 @@ def _math(op: str) -> Callable[..., Any]:
     return call
 
 
+def _divmod(hooks: Hooks, site: Any, frame: Any, a: Any, b: Any) -> Any:
+    if type(a) not in SYMBOLIC and type(b) not in SYMBOLIC:
+        return divmod(a, b)
+    return hooks.binop(site, "floordiv", a, b), hooks.binop(site, "mod", a, b)
+
+
+def _isfinite(hooks: Hooks, site: Any, frame: Any, number: Any) -> bool:
+    return not (SPECIAL[math.isnan](hooks, site, frame, number) or SPECIAL[math.isinf](hooks, site, frame, number))
+
+
+def _pad(
+    hooks: Hooks, site: Any, frame: Any, input: torch.Tensor, pad: Any, mode: str = "constant", value: Any = None
+) -> torch.Tensor:
+    """`torch.nn.functional.pad` by constants, as many as the data says: the operator takes only numbers known now."""
+    if mode != "constant" or not any(type(width) is torch.SymInt for width in pad):
+        return hooks.tracer.library(torch.nn.functional.pad, (input, pad, mode, value), {})
+    for i, (before, after) in enumerate(zip(pad[::2], pad[1::2], strict=True)):
+        dim = input.dim() - 1 - i
+        for width, first in ((before, True), (after, False)):
+            if bool(width < 0):
+                input = input.narrow(dim, -width if first else 0, input.shape[dim] + width)
+                continue
+            shape = [*input.shape]
+            shape[dim] = width
+            filling = input.new_full(shape, 0 if value is None else value)
+            input = torch.cat([filling, input] if first else [input, filling], dim)
+    return input
+
+
 def _type(hooks: Hooks, site: Any, frame: Any, *args: Any, **kwargs: Any) -> Any:
     if len(args) == 1 and not kwargs:
         return {torch.SymInt: int, torch.SymFloat: float, torch.SymBool: bool}.get(type(args[0])) or type(args[0])
@@ -830,7 +869,7 @@ def tolist(hooks: Hooks, site: Any, tensor: torch.Tensor) -> Any:
 SPECIAL: dict[Any, Callable[..., Any]] = {
     int: _int, float: _float, bool: _bool, isinstance: _isinstance, print: _print, str: _str,
     type: _type, getattr: _getattr, hasattr: _hasattr, range: _range, len: _len, enumerate: _enumerate, zip: _zip,
-    round: _round,
+    round: _round, divmod: _divmod, math.isfinite: _isfinite, torch.nn.functional.pad: _pad,
     torch.nn.functional.one_hot: _one_hot, torch.tensor: _tensor,
     **{getattr(math, op): _math(op) for op in (
         "sqrt", "exp", "log", "log2", "sin", "cos", "tanh", "floor", "ceil", "trunc", "isnan", "isinf")},

@@ -85,7 +85,10 @@ class Zip:
         return self
 
     def __next__(self) -> tuple[Any, ...]:
-        return tuple(next(one) for one in self.inner)
+        items = []
+        for one in self.inner:  # not a generator, in which the end of an iterator is an error
+            items.append(next(one))
+        return tuple(items)
 
 
 SYMBOLIC_ITERATORS = (Counter, Range, Rows, Enumerate, Zip)

@@ -449,7 +449,10 @@ class Heap:
 
     def watch_function(self, fn: types.FunctionType) -> None:
         """Add what a function reaches besides its arguments: its closure, its defaults, and the global containers
-        and objects that it names."""
+        and objects that it names. A library's function, as a decorator makes one in every call, only passes on to the
+        program's, which are met themselves."""
+        if fn.__globals__.get("__name__", "").partition(".")[0] in LIBRARIES:
+            return
         self.watch(fn, fn.__qualname__)
         self.watch((fn.__defaults__, fn.__kwdefaults__), f"{fn.__qualname__} defaults")
         for name in fn.__code__.co_names:
@@ -576,7 +579,8 @@ def _children(value: Any, label: str) -> list[tuple[Any, str]] | None:
         return [(v, f"{label}{{}}") for v in value]
     if isinstance(value, types.FunctionType):
         cells = zip(value.__code__.co_freevars, value.__closure__ or ())
-        return [(value.__dict__, label), *((cell, f"{label}.{name}") for name, cell in cells)]
+        own = ((cell, f"{label}.{name}") for name, cell in cells if not name.startswith("__ec"))
+        return [(value.__dict__, label), *own]
     if isinstance(value, types.CellType):
         try:
             return [(value.cell_contents, label)]

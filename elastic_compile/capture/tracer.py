@@ -450,11 +450,11 @@ class Tracer:
 
     def fails_untraced(self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], kind: type[Exception]) -> bool:
         """Whether a call fails without tracing too, whatever the data (a question to a device that is not there, shapes
-        that do not fit): then the error is the program's own."""
+        that do not fit): then the error is the program's own. An object that may hold tensors cannot be tried."""
         owner = getattr(fn, "__self__", None)
         leaves = pytree.tree_leaves((owner, args, kwargs))
         sizes = [size for leaf in leaves if isinstance(leaf, torch.Tensor) for size in leaf.shape]
-        if any(isinstance(leaf, torch.nn.Module) or as_expr(leaf) is not None for leaf in (*leaves, *sizes)):
+        if not all(map(_can_be_tried, leaves)) or any(as_expr(leaf) is not None for leaf in (*leaves, *sizes)):
             return False
         return all(self.fails(fn, owner, args, kwargs, kind, filled) for filled in (torch.zeros, torch.ones))
 
@@ -639,6 +639,16 @@ class Tracer:
         self.record(ScalarEvent(HostOp(op, plain), output, self.site, symbolic))
         return symbolic
 
+    def made_at(self, number: int) -> Any:
+        """The site that made a tensor's value; of one that holds what was written into a part of it, that of what was
+        written."""
+        event = self.producer.get(number)
+        while isinstance(event, OpEvent) and "_scatter" in str(event.target) and isinstance(event.args[1], Ref) and (
+            event.args[1].id in self.producer
+        ):
+            event = self.producer[event.args[1].id]
+        return self.site if event is None else event.site
+
     def carry(self, number: Any) -> torch.Tensor:
         """A symbolic number as a 0-d tensor of the running program."""
         if self.dead:
@@ -677,7 +687,10 @@ class Tracer:
     @contextlib.contextmanager
     def plain_torch(self) -> Iterator[None]:
         """Compute with real tensors, as if nothing were traced."""
-        with self.recording_off(), torch._C._DisableTorchDispatch(), torch._C.DisableTorchFunction():
+        with (
+            self.recording_off(), torch._C._DisableTorchDispatch(), torch._C.DisableTorchFunction(),
+            torch._C._DisableAutocast(),
+        ):
             yield
 
     def range_of(self, number: int) -> tuple[int | None, int | None]:
@@ -805,6 +818,8 @@ class Tracer:
         outputs: list[int | None] = []
         for leaf in pytree.tree_leaves(result):
             if isinstance(leaf, torch.Tensor):
+                if leaf.dtype not in DTYPES:
+                    raise stop("EC132", self.site, dtype=str(leaf.dtype).removeprefix("torch."))
                 known = self.by_fake.get(id(leaf))
                 outputs.append(self.new_value("op", fake=leaf) if known is None else known)
                 self.bind_dims(outputs[-1], leaf)
@@ -1047,9 +1062,25 @@ READS_DATA = frozenset({
 })
 
 
+#: The types of a program's tensors, by the names that a bundle has for them.
+DTYPES = {
+    torch.bool: "bool", torch.int8: "int8", torch.uint8: "uint8", torch.int16: "int16", torch.int32: "int32",
+    torch.int64: "int64", torch.float16: "float16", torch.float32: "float32", torch.float64: "float64",
+    torch.complex64: "complex64", torch.complex128: "complex128",
+}
 SIMPLE = frozenset({
     torch.Tensor, torch.nn.Parameter, int, float, bool, str, type(None), torch.dtype, torch.device,
 })
+
+
+def _can_be_tried(leaf: Any) -> bool:
+    """Whether an argument means the same in a call outside the trace: a tensor, that others stand for there, or what
+    holds none."""
+    if isinstance(leaf, slice):
+        return all(part is None or type(part) is int for part in (leaf.start, leaf.stop, leaf.step))
+    return leaf is None or isinstance(leaf, (
+        torch.Tensor, bool, int, float, complex, str, type, types.ModuleType, type(Ellipsis), torch.device, torch.dtype,
+        torch.layout, torch.memory_format))
 
 
 def _touches_torch(value: Any) -> bool:
@@ -1184,7 +1215,7 @@ class Composites(TorchFunctionMode):
                 return tracer.rows(tensor, dim, unpacked(sys._getframe(1)))
         if func in (torch.Tensor.__repr__, torch.Tensor.__format__):
             return tracer.texts.place()
-        if entry is None:
+        if entry is None or torch.is_autocast_enabled("cpu"):  # which says itself what is computed in which type
             return func(*args, **kwargs)
         call = entry(args, kwargs)
         if call is None:

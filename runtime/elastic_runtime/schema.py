@@ -449,7 +449,8 @@ class ReferenceCall(Data):
 
 
 class Reference(Data):
-    """`reference.json`: calls to replay in order from a reset state; `rtol`, `atol` for floats, exact for the rest."""
+    """`reference.json`: calls to replay in order from a reset state; `rtol`, `atol` for floats (ten times
+    as much for float16), exact for the rest."""
 
     tensors: str
     calls: tuple[ReferenceCall, ...]

@@ -100,6 +100,11 @@ def data_decides_inside_an_operation(x, lengths):
     return F.ctc_loss(x, torch.tensor([[1]]), lengths, torch.tensor([1]))  # EC131
 
 
+@refused("EC132", "x.to(torch.bfloat16)")
+def computes_in_bfloat16(x):
+    return (x.to(torch.bfloat16) * 3).float()  # EC132
+
+
 @refused("EC133", "torch.tensor_split(x, count)")
 def needs_the_data_itself(x):
     count = (x > 0).sum().reshape(1)

@@ -52,5 +52,5 @@ def test_the_corpus_is_as_large_as_it_claims():
     assert len(CASES) >= 120
     assert {case.family for case in CASES.values()} == {
         "decisions", "loops", "values", "state", "results", "structure", "randomness", "host_ops", "idioms", "traps",
-        "joins", "libraries",
+        "joins", "libraries", "combined",
     }

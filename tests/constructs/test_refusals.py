@@ -37,15 +37,7 @@ def test_the_whole_catalogue_has_programs():
     assert set(refused.PROGRAMS) == set(CATALOGUE)
 
 
-#: Codes whose refusal names the wrong place: a line without the expression, or the end of the call.
-MISPLACED = {"EC113": "the line alone", "EC150": "the end of the call", "EC151": "the end of the call",
-             "EC152": "the end of the call"}
-
-
-@pytest.mark.parametrize("code", [
-    pytest.param(code, marks=pytest.mark.xfail(strict=True, reason=f"names {MISPLACED[code]}"))
-    if code in MISPLACED else code for code in sorted(refused.PROGRAMS)
-])
+@pytest.mark.parametrize("code", sorted(refused.PROGRAMS))
 def test_refusal_at_its_place(code):
     error = refusal(code)
     blamed = refused.PROGRAMS[code][1]

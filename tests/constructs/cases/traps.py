@@ -46,7 +46,7 @@ def trap(*calls: Any, **options: Any) -> Callable[[Any], Any]:
             target = program() if isinstance(program, type) else program
             return target, [copy.deepcopy(call if isinstance(call, tuple) else (call,)) for call in calls]
 
-        factory.__name__, factory.__module__ = f"trap_{program.__name__}", __name__
+        factory.__name__, factory.__module__ = f"trap_{program.__name__}", program.__module__
         case(paths=None, **options)(factory)
         return program
 
