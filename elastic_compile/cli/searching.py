@@ -54,7 +54,9 @@ def search_target(
         "--constraint", help="Such as 'latency_ms<=12'; held by the whole prediction interval.")] = None,
     by_point: Annotated[bool, typer.Option("--by-point", help="Hold constraints by the prediction's middle.")] = False,
     evaluations: Count = 1000,
-    method: Annotated[Literal["auto", "exhaustive", "nsga2", "guided"], typer.Option("--method")] = "auto",
+    method: Annotated[Literal["auto", "exhaustive", "nsga2", "guided", "depth"], typer.Option(
+        "--method", help="auto: exhaustive when -n covers the space, else guided. depth: dynamic programming over "
+                         "layers that are there or not.")] = "auto",
     workers: Workers = 1,
     backend: Annotated[str | None, typer.Option(help="Refuse a table of another one.")] = None,
     threads: Annotated[int | None, typer.Option("--threads", help="Refuse a table of another count.")] = None,

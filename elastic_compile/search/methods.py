@@ -1,4 +1,4 @@
-"""The ways to search: exhaustive, NSGA-II, and NSGA-II guided by surrogate models.
+"""The ways to search: exhaustive, NSGA-II, NSGA-II guided by surrogate models, and dynamic programming over layers.
 
 In: a problem and a budget of evaluations. Out: a `SearchResult`.
 Never: proposes a subnet that breaks a limit; never spends more evaluations than the budget.
@@ -14,12 +14,13 @@ import numpy as np
 
 from elastic_compile.profile import regression
 from elastic_compile.search import pareto
+from elastic_compile.search.depth import select_depth
 from elastic_compile.search.evaluation import Account, Cache, Evaluator
 from elastic_compile.search.genetics import Evolution, evolve, silent, spread_out
 from elastic_compile.search.problem import Problem, SearchError
 from elastic_compile.search.result import SearchResult
 
-Method = Literal["auto", "exhaustive", "nsga2", "guided"]
+Method = Literal["auto", "exhaustive", "nsga2", "guided", "depth"]
 
 _POPULATION = 50
 _INNER_POPULATION = 100
@@ -43,7 +44,10 @@ def search(
     "exhaustive" evaluates every subnet; "nsga2" breeds them (`genetics`); "guided" alternates between fitting
     models of the measured objectives, breeding on the models, and evaluating a few of what came out (LINAS:
     Cummings et al., A Hardware-Aware Framework for Accelerating Neural Architecture Search Across Modalities,
-    arXiv 2205.10358, 2022). "auto" takes the first when the budget covers it, the last when something is measured,
+    arXiv 2205.10358, 2022). "depth" is for spaces whose decisions say of each layer whether it is there (values 0 and
+    1, or False and True), and whose one measured objective ranks the sets of layers: dynamic programming (`depth`)
+    removes as many as the budget covers; also sets that break a limit are evaluated then, and left out of the front.
+    "auto" takes the first when the budget covers it, the last when something is measured,
     else "nsga2".
 
     `cache`: a file of evaluations that a search of the same problem continues from. `progress` is called after each
@@ -90,6 +94,29 @@ def _nsga2(problem: Problem, evaluator: Evaluator, seed: int, progress: Callable
         fruitless = fruitless + 1 if evaluator.remaining == before else 0
         evolution.tell(objectives, violations)
         progress(evaluator.account)
+
+
+def _depth(problem: Problem, evaluator: Evaluator, seed: int, progress: Callable[[Account], None]) -> None:
+    decisions = problem.space.decisions
+    if any(sorted(getattr(one, "values", ())) != [0, 1] or getattr(one, "when", None) for one in decisions):
+        raise SearchError("this space does not say of each layer whether it is there",
+                          hint="make every decision a Categorical of (0, 1) without when=, or use another method")
+    if len(problem.measured) != 1:
+        raise SearchError(f"layers are ranked by one measured objective, given {list(problem.measured)}")
+    name = problem.measured[0]
+    sign = next(1.0 if one.maximise else -1.0 for one in problem.objectives if one.name == name)
+
+    def score(removed: tuple[int, ...]) -> float:
+        configuration = {one.name: one.values[[int(value) for value in one.values].index(layer not in removed)]
+                         for layer, one in enumerate(decisions)}
+        candidate, = evaluator.evaluate([configuration], whatever_the_limits=True)
+        progress(evaluator.account)
+        return sign * candidate.values[name]
+
+    layers = len(decisions)
+    most = max((count for count in range(layers + 1)
+                if 1 + sum(min(layer, count) for layer in range(1, layers + 1)) <= evaluator.budget), default=0)
+    select_depth(layers, most, score)
 
 
 def _judge(problem: Problem, evaluator: Evaluator, genes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -191,4 +218,4 @@ def _random(problem: Problem, count: int, rng: np.random.Generator) -> np.ndarra
     return silent(problem.space, rng.integers(0, sizes, (count, len(sizes))))
 
 
-_METHODS = {"exhaustive": _exhaustive, "nsga2": _nsga2, "guided": _guided}
+_METHODS = {"exhaustive": _exhaustive, "nsga2": _nsga2, "guided": _guided, "depth": _depth}

@@ -56,6 +56,37 @@ def test_the_same_test_fails_for_random_search(whole):
     assert hypervolume(candidates, whole.objectives, REFERENCE) < 0.95 * whole.hypervolume(REFERENCE)
 
 
+LAYERS = Space(tuple(Categorical(f"layer{number}", (0, 1), part=True) for number in range(8)))
+WORTH = np.random.default_rng(3).uniform(0, 1, 8)
+
+
+def layers_problem(space: Space = LAYERS, most: float = math.inf) -> Problem:
+    def kept(config) -> list[bool]:
+        return [bool(config[decision.name]) for decision in space.decisions]
+
+    return Problem(space, (Objective("cost", estimate=exactly(lambda config: 1.0 + sum(kept(config)))),
+                           Objective("quality", maximise=True)),
+                   lambda config: {"quality": float(WORTH[kept(config)].sum())}, (Limit("cost", most=most),))
+
+
+def test_which_layers_stay_by_dynamic_programming():
+    best = search(layers_problem(most=6.0), 256, method="exhaustive")
+    found = search(layers_problem(most=6.0), 40, method="depth")
+    assert found.account.evaluations <= 37
+    fronts = [[tuple(one.values[name] for name in ("cost", "quality")) for one in of.front] for of in (found, best)]
+    assert np.allclose(*fronts)
+    assert len(search(layers_problem(), 16, method="depth").front) == 3  # the budget covers two removed layers
+    assert search(layers_problem(), 1, method="depth").front[0].values["cost"] == 9.0
+
+
+@pytest.mark.parametrize("space", [
+    Space((Categorical("layer0", (0, 1)), Categorical("width", (8, 16)))),
+    Space((Categorical("layer0", (0, 1)), Real("rate", 0.0, 1.0)))])
+def test_dynamic_programming_is_for_layers_that_are_there_or_not(space):
+    with pytest.raises(SearchError, match=r"whether it is there|cannot be searched"):
+        search(layers_problem(space), 40, method="depth")
+
+
 @pytest.mark.slow
 def test_guided_search_needs_fewer_evaluations(whole):
     """How many it saves on a real space: examples/benchmarks/search_published.py."""
