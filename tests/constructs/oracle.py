@@ -84,6 +84,10 @@ class State:
     mode: int
     values: tuple[Any, ...]
 
+    def key(self) -> Any:
+        """What tells two states apart."""
+        return self.mode, _contents(self.values)
+
 
 @dataclass(frozen=True)
 class Walk:
@@ -169,27 +173,61 @@ class Oracle:
     ) -> Iterator[tuple[Run | None, Walk | None]]:
         """The calls of a session on both sides, call number `at` forced."""
         target = self.make()[0]
-        state = self.first_state()
+        runs: list[Run] = []
         for number, call in enumerate(session):
             args, kwargs = call.eager()
             run = run_forced(target, args, kwargs, outcomes if number == at else (), self.branches())
             if run is None:
-                yield None, None
-                return
+                break
+            runs.append(run)
+        yield from zip(runs, self.walks(session, runs, at))
+        if len(runs) < len(session):
+            yield None, None
+
+    def walks(self, session: Sequence[Arguments], runs: Sequence[Run], at: int) -> list[Walk]:
+        """The compiled side of the runs, one after another. A walk that gives the right result may leave the state of
+        another path, which only a later call tells: then the other walks of the calls before it are tried. Raises the
+        first disagreement when none of them does."""
+        open_ways: list[Iterator[Walk]] = []
+        found: list[Walk] = []
+        left: set[Any] = set()
+        first: Disagreement | None = None
+        state: State | None = self.first_state()
+        while len(found) < len(runs) and state is not None:
+            number = len(found)
+            if len(open_ways) == number:
+                open_ways.append(self.ways(session, at, number, runs[number], state))
             try:
-                walk = self.align(call, run, state)
-            except Disagreement as first:
-                without = self.without_effect(session, at, run) if number == at else frozenset()
-                if not without and not isinstance(first, Undecided):
-                    raise
-                try:
-                    walk = self.align(call, run, state, without)
-                except Undecided:
-                    walk = self.align(call, run, state, without, MANY_BLOCKS)
-            yield run, walk
-            if walk.state is None:
-                return
-            state = walk.state
+                walk = next(open_ways[number], None)
+            except Disagreement as error:
+                first, walk = first or error, None
+            if walk is not None:
+                if walk.state is None or (number, walk.state.key()) not in left:
+                    left.add((number, walk.state and walk.state.key()))
+                    found.append(walk)
+                    state = walk.state
+            elif found:
+                open_ways.pop()
+                found.pop()
+            else:
+                raise first
+        return found
+
+    def ways(
+        self, session: Sequence[Arguments], at: int, number: int, run: Run, state: State
+    ) -> Iterator[Walk]:
+        """The walks of call `number` that give the result of `run`. Raises Disagreement when there is none."""
+        call = session[number]
+        try:
+            yield from self.align(call, run, state)
+        except Disagreement as first:
+            without = self.without_effect(session, at, run) if number == at else frozenset()
+            if not without and not isinstance(first, Undecided):
+                raise
+            try:
+                yield from self.align(call, run, state, without)
+            except Undecided:
+                yield from self.align(call, run, state, without, MANY_BLOCKS)
 
     def without_effect(self, session: Sequence[Arguments], at: int, run: Run) -> frozenset[int]:
         """The forced tests whose outcome changes nothing: a compiler may drop their branches."""
@@ -227,19 +265,23 @@ class Oracle:
     def align(
         self, call: Arguments, run: Run, state: State, without_effect: frozenset[int] = frozenset(),
         budget: int = MAX_BLOCKS,
-    ) -> Walk:
-        """Run the compiled blocks along the path of `run`. Raises Disagreement when no alignment gives its result, and
-        Undecided when none of those tried does."""
+    ) -> Iterator[Walk]:
+        """The ways to run the compiled blocks along the path of `run` that give its result. Raises Disagreement when
+        there is none, and Undecided when there is none among those tried."""
         search = Search(self.program, self.model, run, without_effect, budget)
         entry = self.program.entries[self.program.modes[state.mode].entries[call.entry]]
+        right = 0
         for walk in search.walks(entry.block, (*call.flat(), *state.values)):
             wrong = "" if walk.failed and run.error is not None else difference(walk.result, run.result)
-            if not wrong:
-                return walk
-            search.complain(wrong)
-        path = [(f"{test.file.rpartition('/')[2]}:{test.line}", test.taken, test.kind) for test in run.tests]
-        kind = Disagreement if search.budget > 0 else Undecided
-        raise kind(f"{search.complaint}\nalong the tests {path}")
+            if wrong:
+                search.complain(wrong)
+            else:
+                right += 1
+                yield walk
+        if not right:
+            path = [(f"{test.file.rpartition('/')[2]}:{test.line}", test.taken, test.kind) for test in run.tests]
+            kind = Disagreement if search.budget > 0 else Undecided
+            raise kind(f"{search.complaint}\nalong the tests {path}")
 
 
 @dataclass(frozen=True)
@@ -257,9 +299,7 @@ class Stand:
 
     def key(self) -> Any:
         """What decides everything that follows from here."""
-        return self.block, self.position, tuple(
-            (arg.shape, arg.dtype.str, arg.tobytes()) if isinstance(arg, np.ndarray) else (type(arg), repr(arg))
-            for arg in self.args)
+        return self.block, self.position, _contents(self.args)
 
     def next(self, jump: schema.Jump, side: int, test: int | None, args: tuple[Any, ...]) -> Stand:
         position = self.position if test is None else test + 1
@@ -276,6 +316,12 @@ class Stand:
                 used[stand.test] = stand.before.block
             stand = stand.before
         return Walk(result, tuple(reversed(edges)), used, state, failed)
+
+
+def _contents(values: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple(
+        (value.shape, value.dtype.str, value.tobytes()) if isinstance(value, np.ndarray) else (type(value), repr(value))
+        for value in values)
 
 
 def same_effect(a: Run, b: Run) -> bool:

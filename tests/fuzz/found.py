@@ -57,4 +57,12 @@ def forward(self, x):
     h = next((q + h for q in (h.masked_fill(h > 0.04, 0.4), h if -0.6 < h.mean() < 0.64 else h) if q[1, 3]), h)
     return {"out": h, "more": [h]}
 """),
+    "a path whose state only the next call tells from another's": _program("""
+def forward(self, x):
+    n, asked = 0, x.argmax().item()
+    while n < 4 and asked % 2:
+        n += 1
+    before, self.count = self.count, n
+    return {"out": x, "more": [before]}
+""", stateful=True),
 }
