@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import copy
-import ctypes
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,6 +33,7 @@ from elastic_compile.capture.state import (
     attributes,
     changed_context,
     content_of,
+    local_writer,
     put_back,
 )
 from elastic_compile.capture.structure import keys, take_apart
@@ -581,7 +581,7 @@ class Explorer:
                 writes[path] = symbolic
         grown = self.grow(state, values, writes)
         joined = tracer.new_segment(here)
-        joined.join = Join(key, position, tuple(values), state, writes, grown, site.kind == "head", synced)
+        joined.join = Join(key, position, tuple(values), state, writes, grown, site.kind == "head", synced, before)
         here.end = Goto(joined, args)
         self.joins[key] = joined
         self.enter(joined, state)
@@ -649,7 +649,7 @@ class Explorer:
             for name in call.site.live:
                 if name in names:
                     walker.state.tokens.append(name)
-                    walker.walk(names[name], (depth, name), _local_writer(call.frame, name))
+                    walker.walk(names[name], (depth, name), local_writer(call.frame, name))
         handled = sys.exc_info()[1]
         if handled is not None and not isinstance(handled, PathEnd):
             walker.state.tokens.append("handling")
@@ -947,8 +947,9 @@ class Explorer:
     # -- loops
     def consider_widening(self, position: tuple[Any, ...], state: State) -> None:
         """At the head of a loop that came round again: if only Python numbers and sizes of tensors changed, and the
-        last two rounds did the same operations, explore the loop anew, from the first round that has them all, with
-        those carried at run time. Sizes are carried where data decides how many rounds there are, not otherwise."""
+        last two rounds did the same operations (or there were as many as are unrolled), explore the loop anew, from the
+        first round that has them all, with those carried at run time. Sizes are carried where data decides how many
+        rounds there are, not otherwise."""
         tracer = self.tracer
         rounds = [segment for segment in tracer.path if segment.join is not None and segment.join.position == position]
         if len(rounds) > MAX_ROUNDS:
@@ -964,7 +965,8 @@ class Explorer:
             return
         index = [tracer.path.index(segment) for segment in rounds[-2:]]
         last = _signature(tracer.path[index[1]:])
-        if last != _signature(tracer.path[index[0]:index[1]]) or (sized and "decision" not in last):
+        alike = last == _signature(tracer.path[index[0]:index[1]])
+        if not (alike or len(rounds) == MAX_ROUNDS) or (sized and "decision" not in last):
             return
         kind = outline(state)
         old = replace(
@@ -977,6 +979,7 @@ class Explorer:
         self.forget(first)
         tracer.pending.append(first.parent)
         first.parent.end = None
+        del first.parent.events[first.join.begun:]
         tracer.dead = True
         raise Redo
 
@@ -1023,15 +1026,6 @@ def _pretty(label: str) -> str:
     for name in ("_parameters", "_buffers", "_modules"):
         label = label.replace(f"[{name!r}]", "")
     return label
-
-
-def _local_writer(frame: types.FrameType, name: str) -> Callable[[Any], None]:
-    def write(value: Any) -> None:
-        frame.f_locals[name] = value
-        if sys.version_info < (3, 13):
-            ctypes.pythonapi.PyFrame_LocalsToFast(ctypes.py_object(frame), ctypes.c_int(0))
-
-    return write
 
 
 def _signature(path: list[Segment]) -> tuple[Any, ...]:

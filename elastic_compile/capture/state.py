@@ -13,9 +13,11 @@ import collections
 import contextlib
 import contextvars
 import copyreg
+import ctypes
 import enum
 import gc
 import operator
+import sys
 import types
 import weakref
 from collections.abc import Callable, Container, Iterable, Iterator
@@ -330,7 +332,7 @@ class Walker:
             if name.startswith("__ec_n") or name in ("__ec", "__ec_s"):
                 continue
             self.state.tokens.append(name)
-            self.walk(item, (*path, name))
+            self.walk(item, (*path, name), local_writer(frame, name))
         self.walk(value.gi_yieldfrom, (*path, "from"))
 
     def reduced(self, value: Any, kind: type, path: tuple[Any, ...]) -> None:
@@ -387,6 +389,17 @@ def _item_writer(container: Any, key: Any) -> Callable[[Any], None]:
 
 def _attribute_writer(target: Any, name: str) -> Callable[[Any], None]:
     return lambda value: setattr(target, name, value)
+
+
+def local_writer(frame: types.FrameType, name: str) -> Callable[[Any], None]:
+    """What gives a local variable of a frame another value."""
+
+    def write(value: Any) -> None:
+        frame.f_locals[name] = value
+        if sys.version_info < (3, 13):
+            ctypes.pythonapi.PyFrame_LocalsToFast(ctypes.py_object(frame), ctypes.c_int(0))
+
+    return write
 
 
 def _cell_writer(cell: types.CellType) -> Callable[[Any], None]:

@@ -222,7 +222,8 @@ class Raised:
 
 @dataclass
 class Join:
-    """Where paths with equal static state become one."""
+    """Where paths with equal static state become one. `begun`: how many events its parent had when its path came here;
+    those that follow describe the state."""
 
     key: Any
     position: tuple[Any, ...]
@@ -232,6 +233,7 @@ class Join:
     grown: dict[int, torch.Tensor]
     loop: bool
     synced: bool
+    begun: int
 
 
 @dataclass(frozen=True)

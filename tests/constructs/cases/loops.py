@@ -876,3 +876,62 @@ class GeneratorWithoutSource(nn.Module):
 @case(paths=None)
 def generator_without_source():
     return GeneratorWithoutSource(), [(x,) for x in sweep(40, 1, 4)]
+
+
+class RoundsInRounds(nn.Module):
+    """The rounds of a loop that data ends, in one round of another and not in the next."""
+
+    def forward(self, x):
+        for i in range(4):
+            if x.max() > 0.5:
+                for _ in range(min(int(x.sum() * 3), 4)):
+                    x = torch.tanh(x).roll(1, 1)
+                x = x * 1.25
+        return x
+
+
+@case(paths=None, loop=True)
+def a_loop_by_data_in_a_static_loop():
+    return RoundsInRounds(), [(x,) for x in sweep(40, 1, 4)]
+
+
+class InTurn(nn.Module):
+    """Rounds do one thing and another in turn, as long as data says."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(4, 4)
+
+    def forward(self, x):
+        n = 0
+        while x.abs().max() > 0.5:
+            x = torch.tanh(self.a(x)) if n % 2 else x * 0.5
+            n += 1
+        return x, n
+
+
+@case(paths=None, loop=True)
+def rounds_in_turn():
+    return InTurn(), [(x,) for x in sweep(40, 1, 4)]
+
+
+class CountsForAnother(nn.Module):
+    """A generator keeps a number that data decided while its caller decides."""
+
+    def steps(self, x):
+        most = x.argmax().item() + 1
+        for _ in range(3):
+            x = torch.tanh(x) * most
+            yield x
+
+    def forward(self, x):
+        total = x
+        for step in self.steps(x):
+            if step.sum() > 0:
+                total = total - step
+        return total
+
+
+@case(paths=None)
+def a_number_kept_by_a_generator():
+    return CountsForAnother(), [(x,) for x in sweep(40, 1, 4)]
