@@ -24,7 +24,7 @@ import torch
 
 from elastic_compile.capture.blame import Watch, WatchedTracer
 from elastic_compile.capture.hooks import Call, Hooks
-from elastic_compile.capture.liveness import Liveness
+from elastic_compile.capture.liveness import Liveness, segment_graph
 from elastic_compile.capture.state import (
     ATOMS,
     Heap,
@@ -73,6 +73,8 @@ from elastic_compile.refusals import Place, Stopped, stop
 
 MAX_SEGMENTS = 20_000
 MAX_MODES = 16
+#: Errors of a path that takes a variable for something else than it holds.
+ACCIDENTAL = ("TypeError", "AttributeError", "UnboundLocalError")
 MAX_ROUNDS = 256
 
 
@@ -144,6 +146,11 @@ class Exploration:
     hooks: Hooks
     heap: Heap
 
+    def accidents(self) -> int:
+        """How many paths end in an error that a program seldom raises on purpose."""
+        ends = {id(segment): segment.end for root in self.roots for segment in segment_graph(root.segment)}
+        return sum(isinstance(end, Raised) and end.type in ACCIDENTAL for end in ends.values())
+
     @contextlib.contextmanager
     def preserved(self) -> Iterator[None]:
         """Within, the function may be called for real: the state that it changes is put back after."""
@@ -172,17 +179,27 @@ def explore(
     state_tensors: frozenset[int] = frozenset()
     state_numbers: frozenset[Any] = frozenset()
     pinned: frozenset[Any] = frozenset()
-    while True:
+    found: Exploration | None = None
+    while found is None:
         try:
-            return Explorer(
+            found = Explorer(
                 function, entries, roots, state_tensors, state_numbers - pinned, pinned, progress, survey).run()
-        except MoreState as found:
-            state_tensors |= found.tensors
-            state_numbers |= found.numbers
+        except MoreState as more:
+            state_tensors |= more.tensors
+            state_numbers |= more.numbers
         except Stopped as stopped:
             if not state_numbers - pinned:
                 raise stopped.refusal from stopped.__cause__
             pinned = state_numbers
+    accidents = found.accidents() if survey is None and state_numbers - pinned else 0
+    if accidents:
+        # A number that was taken for any number may have few values, and with none of them come to such a path.
+        with contextlib.suppress(Stopped, MoreState):
+            other = Explorer(
+                function, entries, roots, state_tensors, frozenset(), state_numbers, progress, survey).run()
+            if other.accidents() < accidents:
+                return other
+    return found
 
 
 class Survey:

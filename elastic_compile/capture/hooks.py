@@ -818,6 +818,7 @@ def _pad(
     hooks: Hooks, site: Any, frame: Any, input: torch.Tensor, pad: Any, mode: str = "constant", value: Any = None
 ) -> torch.Tensor:
     """`torch.nn.functional.pad` by constants, as many as the data says: the operator takes only numbers known now."""
+    pad = [width.item() if isinstance(width, torch.Tensor) else width for width in pad]
     if mode != "constant" or not any(type(width) is torch.SymInt for width in pad):
         return hooks.tracer.library(torch.nn.functional.pad, (input, pad, mode, value), {})
     for i, (before, after) in enumerate(zip(pad[::2], pad[1::2], strict=True)):
