@@ -339,6 +339,12 @@ def _square(x):
     return x * x
 
 
+@_own(aten.select.int)
+def _select(x, dim, index):
+    """As a slice: the importer would take the element before the first for that of index -1."""
+    return x.narrow(dim, index + x.shape[dim] if index < 0 else index, 1).squeeze(dim)
+
+
 @_own(aten.embedding.default)
 def _embedding(weight, indices, padding_idx=-1, scale_grad_by_freq=False, sparse=False):
     return weight.index_select(0, indices.reshape(-1)).reshape(*indices.shape, *weight.shape[1:])

@@ -124,6 +124,13 @@ def test_chosen_sizes_and_parts_without_elements(tvm) -> None:
             assert differences(kernel, function, [torch.randn(size, 4)]) == []
 
 
+def test_positions_from_the_end(tvm) -> None:
+    def last(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return x[:, -1], x[-2] + 1, x[..., -6].sum(), (x * 2)[0, -1]
+
+    assert differences(compiled(tvm, last, [torch.randn(3, 6)]), last, [torch.randn(3, 6)]) == []
+
+
 def test_nothing_is_printed(tvm, capfd: pytest.CaptureFixture[str]) -> None:
     made = source(lambda x, i: x[i].softmax(-1), [torch.randn(4, 8), torch.tensor([1, 2])])
     capfd.readouterr()
