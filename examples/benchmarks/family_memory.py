@@ -7,13 +7,16 @@ network of four widths with ONNX Runtime and with TVM; Once-for-All MobileNetV3.
 process after all subnets have run (proportional set size), every time a median over interleaved calls.
 Never: compares figures of two runs, or keeps what it makes unless told where.
 
-"alone" is the same subnet in a bundle of its own, "sessions" are all of those in one process.
+"alone" is the same subnet in a bundle of its own, "sessions" are all of those in one process. Beside a number that has
+been set a limit stands whether it is met; the first run after a switch has one where a subnet's weights are more than
+twice what the cache of a core holds.
 """
 from __future__ import annotations
 
 import argparse
+import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +35,7 @@ from elastic_runtime.bundle_reader import BundleReader
 from elastic_runtime.limits import DEFAULT_LIMITS
 from elastic_runtime.residence import measure
 from examples.benchmarks.elastic_spaces import without_torchvision
+from examples.benchmarks.limits import limit
 
 
 class Block(nn.Module):
@@ -94,13 +98,16 @@ class Widths(nn.Module):
 
 @dataclass(frozen=True)
 class Case:
-    """`configs` from the largest to the smallest."""
+    """`configs` from the largest to the smallest. `memory`, `disk`: the most that the family should take, in times of
+    its largest subnet."""
 
     title: str
     supernet: Callable[[], Any]
     configs: dict[str, Any]
     example: Callable[[], torch.Tensor]
     backend: str = "onnxruntime"
+    memory: float = math.inf
+    disk: float = math.inf
 
 
 def once_for_all() -> OnceForAll:
@@ -112,19 +119,20 @@ def once_for_all() -> OnceForAll:
         expand_ratio_list=[3, 4, 6], depth_list=[2, 3, 4]).eval())
 
 
+SLOWER_THAN_ALONE, SLOWER_AFTER_SWITCH, SWITCH_NS = 1.02, 1.02, 1000
 DEPTHS = {f"d{depth}": depth for depth in (12, 9, 6, 3)}
 EXPANSIONS = {f"e{expand}d{depth}": {"ks": 7, "e": expand, "d": depth} for expand, depth in (
     (6, 4), (4, 4), (3, 4), (3, 2))}
 WIDTHS = {f"w{int(share * 100)}": share for share in (1.0, 0.75, 0.5, 0.25)}
 CASES = {
     "depth": Case("transformer, width 768, 12 / 9 / 6 / 3 of 12 layers, 64 tokens, onnxruntime", Depths, DEPTHS,
-                  lambda: torch.randn(1, 64, 768)),
+                  lambda: torch.randn(1, 64, 768), memory=1.05, disk=1.02),
     "width": Case("feed-forward, width 1024 / 768 / 512 / 256, 16 rows, onnxruntime", Widths, WIDTHS,
-                  lambda: torch.randn(16, 256)),
+                  lambda: torch.randn(16, 256), memory=1.3),
     "width-tvm": Case("feed-forward, width 1024 / 768 / 512 / 256, 16 rows, tvm", Widths, WIDTHS,
-                      lambda: torch.randn(16, 256), "tvm"),
+                      lambda: torch.randn(16, 256), "tvm", memory=1.05),
     "ofa": Case("Once-for-All MobileNetV3, expand ratio 6 / 4 / 3 and 3 with depth 2, onnxruntime", once_for_all,
-                EXPANSIONS, lambda: torch.randn(1, 3, 224, 224)),
+                EXPANSIONS, lambda: torch.randn(1, 3, 224, 224), memory=1.3),
     "small": Case("transformer, width 64, 12 / 9 / 6 / 3 of 12 layers, 16 tokens: fits the cache",
                   lambda: Depths(width=64, heads=4), DEPTHS, lambda: torch.randn(1, 16, 64)),
 }
@@ -140,12 +148,13 @@ def run(case: Case, folder: Path, threads: list[int], duration_s: float, slower:
     if not all(path.exists() for path in (family, *alone.values())):
         _compile(case, family, alone, slower)
     with BundleReader(family, DEFAULT_LIMITS) as reader:
-        print("".join(f"  {decision}\n" for decision in reader.sharing().decisions), end="")
+        sharing = reader.sharing()
+    print("".join(f"  {decision}\n" for decision in sharing.decisions), end="")
     if memory:
         measure(family, allow_native=native, cache=folder / "cache")  # packs
-        _memory(family, alone, native, folder / "cache")
+        _memory(case, family, alone, native, folder / "cache")
     for number in threads:
-        _speed(family, alone, native, folder / "cache", number, x, duration_s)
+        _speed(family, alone, native, folder / "cache", number, x, duration_s, sharing.alone)
 
 
 def _compile(case: Case, family: Path, alone: dict[str, Path], slower: float) -> None:
@@ -158,7 +167,7 @@ def _compile(case: Case, family: Path, alone: dict[str, Path], slower: float) ->
         ec.compile(subnet_of(supernet, name, config), examples, backend=case.backend).save(alone[name])
 
 
-def _memory(family: Path, alone: dict[str, Path], native: bool, cache: Path) -> None:
+def _memory(case: Case, family: Path, alone: dict[str, Path], native: bool, cache: Path) -> None:
     def disk(*paths: Path) -> float:
         return sum(file.stat().st_size for path in paths for file in path.iterdir()) / 2**20
 
@@ -176,10 +185,27 @@ def _memory(family: Path, alone: dict[str, Path], native: bool, cache: Path) -> 
         print(f"  {name:28} {found.run:10.1f} {found.run / first.run:6.3f} {found.models:15.1f} "
               f"{found.models / first.models:6.3f} {found.private:9.1f} {on_disk:11.1f} {on_disk / size:6.3f} "
               f"{found.load_s:9.2f}", flush=True)
+    every, on_disk = rows[len(names)][1:]
+    memory, disk = every.run / first.run, on_disk / size
+    print(f"  family, memory of the process {memory:.3f} x{_limited(memory, case.memory)}; disk {disk:.3f} x"
+          f"{_limited(disk, case.disk)}", flush=True)
+
+
+def _limited(value: float, bound: float) -> str:
+    return f", {limit(value, bound)}" if bound < math.inf else ""
+
+
+def _cache_bytes() -> int:
+    """Of the largest cache that is one core's own (Linux), else none."""
+    sizes = [0]
+    for cache in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
+        if (cache / "shared_cpu_list").read_text().strip() == "0":
+            sizes.append(int((cache / "size").read_text().strip().removesuffix("K")) * 1024)
+    return max(sizes)
 
 
 def _speed(family: Path, alone: dict[str, Path], native: bool, cache: Path, threads: int, x: np.ndarray,
-           duration_s: float) -> None:
+           duration_s: float, weights: Mapping[str, int]) -> None:
     model = load(family, threads=threads, allow_native=native, cache=cache)
     single = {name: load(path, threads=threads, allow_native=native, cache=cache) for name, path in alone.items()}
     latency = {}
@@ -190,12 +216,23 @@ def _speed(family: Path, alone: dict[str, Path], native: bool, cache: Path, thre
                                    duration_s=duration_s / len(alone))
     single.clear()
     switched = after_switch(model, {name: lambda: model(x) for name in alone}, duration_s=duration_s)
-    print(f"  {threads} thread{'s' * (threads > 1)}, switch() {switch_ns(model):.0f} ns        in the family, ms   "
-          "alone, ms      x   first after a switch, ms   steady, ms        x   cold caches, x")
+    nanoseconds = switch_ns(model)
+    print(f"  {threads} thread{'s' * (threads > 1)}, switch() {nanoseconds:.0f} ns"
+          f"{_limited(nanoseconds, SWITCH_NS)}\n    {'':10}in the family, ms   alone, ms      x{'':22}"
+          f"first after a switch, ms   steady, ms      x{'':22}cold caches, x")
     for name, timings in latency.items():
         inside, outside, after = timings["family"].median_ms, timings["alone"].median_ms, switched[name]
-        print(f"    {name:38} {inside:8.3f} {outside:11.3f} {inside / outside:6.3f} {after.first_ms:26.3f} "
-              f"{after.steady_ms:12.3f} {1 + after.penalty:8.3f} {1 + after.refill:16.3f}", flush=True)
+        large = weights[name] > 2 * _cache_bytes()
+        print(f"    {name:10}{inside:17.3f} {outside:11.3f} {inside / outside:6.3f}"
+              f"{_limited(inside / outside, SLOWER_THAN_ALONE):22}{after.first_ms:24.3f} {after.steady_ms:12.3f} "
+              f"{1 + after.penalty:6.3f}{_limited(1 + after.penalty, SLOWER_AFTER_SWITCH if large else math.inf):22}"
+              f"{1 + after.refill:14.3f}", flush=True)
+
+
+def depth() -> tuple[nn.Module, dict[str, int], list[tuple[torch.Tensor]]]:
+    """For the command line: `elastic-compile family`, and `bench --switch --source`."""
+    torch.manual_seed(0)
+    return Depths().eval(), DEPTHS, [(torch.randn(1, 64, 768),)]
 
 
 def main() -> None:
