@@ -23,7 +23,10 @@ from torch.nn import functional as F
 from transformer import VAR
 from vqvae import VQVAE
 
+from examples.benchmarks.limits import limit
+
 BATCH = 64
+LIMIT_S = 1200
 
 
 def batches(images: Tensor, labels: Tensor, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -123,4 +126,6 @@ if __name__ == "__main__":
     result = train(arguments.seed, arguments.scale)
     save_file({name: tensor.half().contiguous() for name, tensor in result.state_dict().items()
                if not name.startswith("var.quantiser.")}, arguments.output)
-    print(f"{time.perf_counter() - begun:.0f} s, wrote {arguments.output}")
+    took = time.perf_counter() - begun
+    print(f"{took:.0f} s ({limit(took, LIMIT_S, unit=' s')}) with {torch.get_num_threads()} threads, wrote "
+          f"{arguments.output}")
