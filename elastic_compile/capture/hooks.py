@@ -175,7 +175,7 @@ class Hooks:
             self.stack.append(Call(frame, site))
             self.stack.append(Call(None, site))
             try:
-                return self.tracer.library(fn, args, kwargs)
+                return decided(self.tracer.library(fn, args, kwargs))
             finally:
                 del self.stack[-2:]
         self.stack.append(Call(frame, site))
@@ -426,7 +426,7 @@ class Hooks:
             return (type(self.among(a, list(b))) not in SYMBOLIC) == (name == "in")
         if (isinstance(a, torch.Tensor) or isinstance(b, torch.Tensor)) and name not in ("in", "not in"):
             return self.tracer.library(COMPARE[name], (a, b), {})
-        return COMPARE[name](a, b)
+        return decided(COMPARE[name](a, b))
 
     def compare_text(self, site: Any, name: str, a: Any, b: Any) -> bool:
         text, other = (a, b) if is_data(a) else (b, a)
@@ -588,6 +588,11 @@ Hooks.TRANSPARENT = frozenset(
     )
 ) | frozenset(table[name].__code__ for table in (COMPARE, CONVERSIONS) for name in table
               if hasattr(table[name], "__code__"))
+
+
+def decided(result: Any) -> Any:
+    """What code that is not rewritten answers, a condition on numbers as the bool that it is on this path."""
+    return bool(result) if type(result) is torch.SymBool else result
 
 
 def site_of(fn: types.FunctionType, instruction: dis.Instruction) -> Site:

@@ -508,6 +508,16 @@ def ordered_dataclasses(x):
     return best.value, [c.score for c in sorted(found, reverse=True)], found[0] < found[1]
 
 
+# Forced conditions are decided where they are asked for, which is later here than the comparison.
+@trap(*POINTS, forced=False)
+def conditions_of_code_that_is_not_rewritten(x):
+    a, b = x[0].item(), float(x[1])
+    less, pair = operator.lt(a, b), (a, 1) < (b, 0)
+    if x[2] > 0:
+        x = x * 2
+    return x, less, pair, operator.gt(int(x[0] * 10), 3)
+
+
 @trap(*POINTS)
 def structures_that_are_unpacked(x):
     pair = Pair(x, x * 2) if x[0] > 0 else Pair(x)
