@@ -1,6 +1,6 @@
 """Dynamic models of public packages through PyTorch's own tools and through elastic-compile: captured, right, how fast.
 
-    python -m examples.benchmarks.peers [--keep DIR] [--only NAME ...] [--untimed] [--seconds 1] [--limit 120]
+    python -m examples.benchmarks.peers [--keep DIR] [--only NAME ...] [--untimed] [--seconds 1] [--limit 300]
 
 In: the models of `tests/models/zoo` and the digits demo. Out: tables on the terminal. With --keep, what is known of
 each model is written to DIR as soon as it is known, and a later run goes on from there: with --untimed first what each
@@ -428,7 +428,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="names of models")
     parser.add_argument("--untimed", action="store_true", help="do not measure yet")
     parser.add_argument("--seconds", type=float, default=1.0, help="of measuring per path")
-    parser.add_argument("--limit", type=int, default=120, help="seconds of processor time for each tool and model")
+    parser.add_argument("--limit", type=int, default=300, help="seconds of processor time for each tool and model")
     given = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as directory:
