@@ -822,16 +822,20 @@ def _isfinite(hooks: Hooks, site: Any, frame: Any, number: Any) -> bool:
 def _pad(
     hooks: Hooks, site: Any, frame: Any, input: torch.Tensor, pad: Any, mode: str = "constant", value: Any = None
 ) -> torch.Tensor:
-    """`torch.nn.functional.pad` by constants, as many as the data says: the operator takes only numbers known now."""
+    """`torch.nn.functional.pad` by constants, as many as the data says: the operator takes only numbers known now. Like
+    it, crop first, and no more than there is."""
     pad = [width.item() if isinstance(width, torch.Tensor) else width for width in pad]
     if mode != "constant" or not any(type(width) is torch.SymInt for width in pad):
         return hooks.tracer.library(torch.nn.functional.pad, (input, pad, mode, value), {})
-    for i, (before, after) in enumerate(zip(pad[::2], pad[1::2], strict=True)):
-        dim = input.dim() - 1 - i
-        for width, first in ((before, True), (after, False)):
-            if bool(width < 0):
-                input = input.narrow(dim, -width if first else 0, input.shape[dim] + width)
-                continue
+    sides = [(input.dim() - 1 - i // 2, i % 2 == 0, width, bool(width < 0)) for i, width in enumerate(pad)]
+    for dim, first, width, crops in sides:
+        if crops:
+            left = input.shape[dim] + width
+            if bool(left < 0):
+                raise of_the_program(RuntimeError("narrow(): length must be non-negative."))
+            input = input.narrow(dim, -width if first else 0, left)
+    for dim, first, width, crops in sides:
+        if not crops and not (type(width) is int and width == 0):
             shape = [*input.shape]
             shape[dim] = width
             filling = input.new_full(shape, 0 if value is None else value)

@@ -935,3 +935,18 @@ class CountsForAnother(nn.Module):
 @case(paths=None)
 def a_number_kept_by_a_generator():
     return CountsForAnother(), [(x,) for x in sweep(40, 1, 4)]
+
+
+class CropsByData(nn.Module):
+    """What is kept is shifted by one and cropped by a number from data; where too little is kept, that fails."""
+
+    def forward(self, x):
+        kept = x[x > 0]
+        by = int(x.argmax()) // 3
+        return F.pad(kept, (1, -by), value=2.5), F.pad(kept > 1, (-by, 6 - kept.shape[0]))
+
+
+@case(paths=None)
+def padding_and_cropping_what_data_keeps():
+    nothing = torch.tensor([-3.0, -3.0, -3.0, -3.0, -1.0, -3.0])
+    return CropsByData(), [(nothing,), *((x[0],) for x in sweep(60, 1, 6))]
