@@ -30,7 +30,7 @@ def varied(shapes: Sequence[CallShape], count: int, seed: int) -> Iterator[Call]
         leaves = shape.leaves_of(call)
         seen = [shape.leaves_of(other) for other in shape.calls]
         args, kwargs = shape.arguments(
-            [_vary(leaf, [row[place] for row in seen], draw) for place, leaf in enumerate(leaves)])
+            [_vary(leaf, [row[place] for row in seen], draw) for place, leaf in enumerate(leaves)], call)
         yield Call(args, kwargs)
 
 

@@ -52,7 +52,7 @@ def reference_calls(
         for one in shape.calls:
             leaves = shape.leaves_of(one)
             inputs = tuple(store(_array(leaf)) for leaf in leaves)
-            args, kwargs = shape.arguments([_fresh(leaf) for leaf in leaves])
+            args, kwargs = shape.arguments([_fresh(leaf) for leaf in leaves], one)
             outputs: list[str] = []
             try:
                 with torch.no_grad():

@@ -60,10 +60,29 @@ class CallShape:
     template: dict[str, Any]
     signature: inspect.Signature
 
-    def arguments(self, leaves: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Fresh arguments with `leaves` in place of the run-time inputs."""
-        bound = inspect.BoundArguments(self.signature, {k: fill(v, leaves) for k, v in self.template.items()})
-        return bound.args, bound.kwargs
+    def arguments(self, leaves: Sequence[Any], like: Call | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Fresh arguments with `leaves` in place of the run-time inputs, given as `like` gives them: by position or by
+        name, and what it leaves to its default is left out, for a decorator of the function sees the difference.
+        Without `like`, given as the first call gives them, and what another call gives besides by name."""
+        form = like or self.calls[0]
+        given = self.signature.bind(*form.args, **form.kwargs).arguments
+        named = dict(given) if like else {
+            name: None for one in self.calls for name in self.signature.bind(*one.args, **one.kwargs).arguments}
+        args: list[Any] = []
+        kwargs: dict[str, Any] = {}
+        for name, parameter in self.signature.parameters.items():
+            if name not in named:
+                continue
+            value = fill(self.template[name], leaves)
+            if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+                args.extend(value)
+            elif parameter.kind is inspect.Parameter.VAR_KEYWORD:
+                kwargs.update(value)
+            elif parameter.kind is inspect.Parameter.POSITIONAL_ONLY or (name in given and name not in form.kwargs):
+                args.append(value)
+            else:
+                kwargs[name] = value
+        return tuple(args), kwargs
 
     def leaves_of(self, one: Call) -> list[Any]:
         """The run-time inputs of a call of this shape."""

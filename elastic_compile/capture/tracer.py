@@ -936,6 +936,8 @@ class Tracer:
 
     def random(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A random operation, made of draws and deterministic operations."""
+        if torch.initial_seed() != UNSEEDED:
+            raise stop("EC121", self.site, function="torch.manual_seed")
         build = RANDOM.get(target)
         if build is None or kwargs.get("generator") is not None:
             raise stop("EC130", self.site, operator=str(target))
@@ -1047,13 +1049,20 @@ class Tracer:
         fast = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)
         torch._enable_functionalization(reapply_views=True)
+        generator = torch.get_rng_state()
+        torch.default_generator.manual_seed(UNSEEDED)
         try:
             with torch.no_grad(), self.fake_mode, Recorder(self), Composites(self):
                 yield
         finally:
+            torch.set_rng_state(generator)
             torch._disable_functionalization()
             torch.backends.mha.set_fastpath_enabled(fast)
 
+
+#: What PyTorch's generator has for a seed while a path is traced. With another one, native code that the rewriting does
+#: not reach has given it the program's own seed.
+UNSEEDED = 0x5EED_0F_0A_9A7
 
 #: Ways in which a tensor's memory is handed to other libraries; a traced tensor has none.
 READS_DATA = frozenset({
