@@ -216,14 +216,18 @@ class Oracle:
     def ways(
         self, session: Sequence[Arguments], at: int, number: int, run: Run, state: State
     ) -> Iterator[Walk]:
-        """The walks of call `number` that give the result of `run`. Raises Disagreement when there is none."""
+        """The walks of call `number` that give the result of `run`, at last those that do without the tests whose
+        outcome changes nothing. Raises Disagreement when there is none."""
         call = session[number]
+        first: Disagreement | None = None
         try:
             yield from self.align(call, run, state)
-        except Disagreement as first:
-            without = self.without_effect(session, at, run) if number == at else frozenset()
-            if not without and not isinstance(first, Undecided):
-                raise
+        except Disagreement as error:
+            first = error
+        without = self.without_effect(session, at, run) if number == at else frozenset()
+        if first is not None and not without and not isinstance(first, Undecided):
+            raise first
+        if first is not None or without:
             try:
                 yield from self.align(call, run, state, without)
             except Undecided:
