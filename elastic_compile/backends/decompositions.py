@@ -89,14 +89,16 @@ def _copysign(self, other):
 
 @_decomposition(aten.roll.default)
 def _roll(self, shifts, dims=()):
-    """By as many places as the data says."""
-    if all(type(shift) is int for shift in shifts):
-        return NotImplemented
+    """The two parts change places; elements are chosen where the data says by how many."""
     if not dims:
         return _roll(self.reshape(-1), shifts, (0,)).reshape(self.shape)
     for shift, dim in zip(shifts, dims, strict=True):
         size = self.shape[dim]
-        self = self.index_select(dim, (torch.arange(size) - shift) % size)
+        if type(shift) is int and type(size) is int:
+            first = -shift % size if size else 0
+            self = torch.cat((self.narrow(dim, first, size - first), self.narrow(dim, 0, first)), dim)
+        else:
+            self = self.index_select(dim, (torch.arange(size) - shift) % size)
     return self
 
 
