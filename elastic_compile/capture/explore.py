@@ -5,14 +5,17 @@ Never: assumes that two paths are one unless their stack of frames, live locals,
 are equal (DESIGN: state = point stack, static live values, shapes and dtypes of live tensors).
 
 A fork is explored by running the program again along the known prefix, where recorded results are returned
-instead of computed; a loop whose state recurs up to Python numbers is run again with those numbers carried as
-run-time scalars.
+instead of computed. A run that comes to a known join goes on behind it to the next fork with an unexplored side, so
+that a chain of forks takes as many runs as one of them has sides. A loop whose state recurs up to Python numbers is
+run again with those numbers carried as run-time scalars.
 """
 from __future__ import annotations
 
+import collections
 import contextlib
 import contextvars
 import copy
+import decimal
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +27,7 @@ import torch
 
 from elastic_compile.capture.blame import Watch, WatchedTracer
 from elastic_compile.capture.hooks import Call, Hooks
-from elastic_compile.capture.liveness import Liveness, segment_graph
+from elastic_compile.capture.liveness import Liveness, segment_graph, successors
 from elastic_compile.capture.state import (
     ATOMS,
     Heap,
@@ -53,6 +56,7 @@ from elastic_compile.capture.tracer import (
     SymRef,
     Tracer,
     changed_in_place,
+    memory_of,
 )
 from elastic_compile.capture.widening import (
     GENERAL,
@@ -279,9 +283,13 @@ class Explorer:
         self.widened: dict[Any, frozenset[Any]] = {}
         self.growing: dict[Any, dict[Any, Widening]] = {}
         self.fixed_sizes = False
+        #: Whether runs go on behind known joins, the earliest forks first; whether this has made a difference so far.
+        self.goes_on = survey is None
+        self.reordered = False
         self.unjoined: set[Any] = set()
         self.unrolled: set[Any] = set()
         self.wrappers: dict[int, torch.Tensor] = {}
+        self.memory: dict[int, int] = {}
         self.attributes: dict[int, dict[str, int]] = {}
         self.fakes: dict[int, torch.Tensor] = {}
         self.stand_ins = [[self.stand_in(leaf) for leaf in entry.leaves] for entry in entries]
@@ -330,6 +338,7 @@ class Explorer:
         try:
             while True:
                 self.roots = []
+                self.reordered = False
                 explored = 0
                 for entry in range(len(self.entries)):
                     self.add_root(entry, 0)
@@ -339,25 +348,29 @@ class Explorer:
                         explored += 1
                         self.explore_root(root)
                 except Restart:
-                    self.joins.clear()
-                    del self.modes[1:]
+                    self.forget_all()
                     continue
-                except Stopped:
-                    if not (self.widened or self.growing):
+                except (Stopped, InternalError) as failure:
+                    if self.reordered:
+                        self.goes_on = False
+                    elif isinstance(failure, Stopped) and (self.widened or self.growing):
+                        self.widen_less()
+                    else:
                         raise
-                    self.widen_less()
-                    self.joins.clear()
-                    del self.modes[1:]
+                    self.forget_all()
                     continue
                 unaccounted = {p for root in self.roots for p in Liveness(root.segment, tracer).unaccounted}
                 if not unaccounted:
                     return Exploration(
                         tuple(self.roots), tuple(self.modes), tuple(self.initial), tracer, self.hooks, self.heap)
                 self.unjoined.update(unaccounted)
-                self.joins.clear()
-                del self.modes[1:]
+                self.forget_all()
         finally:
             self.heap.uninstall()
+
+    def forget_all(self) -> None:
+        self.joins.clear()
+        del self.modes[1:]
 
     def widen_less(self) -> None:
         """After a refusal: loops whose sizes were carried at run time are unrolled instead; when there are none, those
@@ -377,7 +390,8 @@ class Explorer:
         while tracer.pending:
             if len(tracer.segments) > MAX_SEGMENTS:
                 raise stop("EC110", tracer.site)
-            target = tracer.pending.pop()
+            self.reordered |= self.goes_on and len(tracer.pending) > 1
+            target = tracer.pending.pop(0 if self.goes_on else -1)
             try:
                 self.path(target)
             except (Stopped, InternalError) as stopped:
@@ -443,6 +457,7 @@ class Explorer:
                 args, kwargs = self.entries[root.entry].arguments(leaves)
                 self.argument_heap = Heap([(f"arguments{k}", v) for k, v in _named(args, kwargs)])
                 self.input_wrappers = leaves
+                decimal.getcontext()  # it comes to be when PyTorch first needs it, and is none of the program's state
                 self.context = contextvars.copy_context()
                 self.context.copy().run(self.call, args, kwargs)
         except Redo:
@@ -504,6 +519,9 @@ class Explorer:
                 vars(wrapper).update(vars(real))
                 if isinstance(real, torch.nn.Parameter):
                     wrapper._is_param = True
+                if ident in self.wrappers:
+                    del self.memory[memory_of(self.wrappers[ident])]
+                self.memory[memory_of(wrapper)] = ident
                 self.wrappers[ident] = wrapper
                 self.attributes[ident] = attributes(wrapper)
                 self.fakes[ident] = fake
@@ -527,6 +545,11 @@ class Explorer:
         return changed_in_place(self.wrappers[ident])
 
     def mutated(self) -> list[int]:
+        wrappers = self.wrappers.values()
+        if not any(map(torch._functionalize_has_data_mutation, wrappers)) and not any(
+            map(torch._functionalize_has_metadata_mutation, wrappers)
+        ):
+            return []
         return [ident for ident in self.wrappers if self.was_mutated(ident)]
 
     def check_arguments(self) -> None:
@@ -583,6 +606,8 @@ class Explorer:
         target = self.joins.get(key)
         if target is not None:
             tracer.segment.end = Goto(target, args)
+            if self.go_on(target, state, args):
+                return
             tracer.dead = True
             raise PathEnd
         if site.kind == "head":
@@ -603,6 +628,57 @@ class Explorer:
         self.joins[key] = joined
         self.enter(joined, state)
         tracer.advance(joined)
+
+    def go_on(self, joined: Segment, state: State, args: tuple[int, ...]) -> bool:
+        """At a known join: go on as the path on which it was found, to the first fork behind it with an unexplored
+        side, if there is one and what is live here can be taken for what was live there."""
+        tracer = self.tracer
+        if not self.goes_on or joined.join.grown or tracer.texts.numbers:
+            return False
+        target = unexplored(joined)
+        if target is None or not self.take_for(joined, state, args):
+            return False
+        tracer.pending.remove(target)
+        self.reordered = True
+        tracer.go_on(joined, target)
+        self.enter(joined, state)
+        return True
+
+    def take_for(self, joined: Segment, state: State, args: tuple[int, ...]) -> bool:
+        """Make what is live here denote the values of a known join, if that can be: tensors that the path has made
+        itself, of no other memory, and numbers in places that can be written."""
+        tracer, join = self.tracer, joined.join
+        count = len(state.tensors)
+        wanted: dict[int, int] = {}
+        for tensor, there in zip(state.tensors, join.values):
+            if wanted.setdefault(id(tensor), there) != there:
+                return False
+        held = {id(tensor): tensor for tensor in state.tensors}
+        changing = {id(tensor): tensor for tensor, here in zip(state.tensors, args) if wanted[id(tensor)] != here}
+        if not all(torch._is_functional_tensor(one) and type(one) is torch.Tensor for one in changing.values()):
+            return False
+        others = [one for ident, one in held.items() if ident not in changing and torch._is_functional_tensor(one)]
+        others.extend(one for one in self.input_wrappers if isinstance(one, torch.Tensor))
+        memory = set(map(memory_of, changing.values()))
+        if len(memory) < len(changing) or any(
+            one in self.memory for one in memory) or not memory.isdisjoint(map(memory_of, others)):
+            return False
+        if not all(path in state.slots for path in join.rewrites):
+            return False
+        writes = []
+        for path, number in state.scalar_slots.items():
+            if path in join.rewrites or args[count + number] == join.values[count + number]:
+                continue
+            there = join.state.slots.get(path)
+            if state.slots[path].write is None or there is None:
+                return False
+            writes.append((state.slots[path].write, there.value))
+        for ident, tensor in changing.items():
+            tracer.stand_in_for(tensor, tracer.values[wanted[ident]].fake)
+        with self.argument_heap.renaming():
+            for write, value in writes:
+                write(value)
+        return True
 
     def replay_point(self, stack: list[Call]) -> None:
         tracer = self.tracer
@@ -992,6 +1068,11 @@ class Explorer:
         if wider == old:
             return
         first = next(segment for segment in rounds if all(has(segment.join.state, path) for path in changed))
+        if self.reordered:
+            self.goes_on = False
+            tracer.dead = True
+            raise Restart
+        self.goes_on = False
         self.widen(position, kind, wider)
         self.forget(first)
         tracer.pending.append(first.parent)
@@ -1027,6 +1108,17 @@ class Explorer:
         if value is None or type(value) in (bool, int, float, str):
             return value
         raise stop("EC140", self.tracer.site, kind=type(value).__qualname__)
+
+
+def unexplored(joined: Segment) -> Segment | None:
+    """The nearest segment behind a join that no path has been through, among those found behind it."""
+    behind = collections.deque([joined])
+    while behind:
+        segment = behind.popleft()
+        if segment.end is None:
+            return segment
+        behind.extend(after for after in successors(segment) if after.parent is segment)
+    return None
 
 
 def _named(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[str, Any]]:

@@ -16,11 +16,12 @@ import copyreg
 import ctypes
 import enum
 import gc
+import itertools
 import operator
 import sys
 import types
 import weakref
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +38,8 @@ BY_IDENTITY = (
     types.WrapperDescriptorType, torch.SymInt, torch.SymFloat, torch.SymBool, torch.dtype, torch.layout,
     torch.memory_format, torch._ops.OpOverload, torch._ops.OpOverloadPacket, enum.Enum,
 )
+#: Iterators over dictionaries, which do not say where they are but by what is left.
+DICT_ITERATORS = {type(iter({}.values())), type(iter({}.items())), type(iter({}.keys()))}
 
 
 #: What a Python module holds that is no value of a program's.
@@ -337,6 +340,12 @@ class Walker:
 
     def reduced(self, value: Any, kind: type, path: tuple[Any, ...]) -> None:
         """Objects that describe themselves for copying: iterators, deques, user classes with slots."""
+        if kind in DICT_ITERATORS:
+            held = next((one for one in gc.get_referents(value) if id(one) in self.known), None)
+            if held is not None:
+                self.state.tokens.append((kind.__name__, operator.length_hint(value)))
+                self.walk(held, (*path, "of"))
+                return
         try:
             parts = value.__reduce_ex__(4)
         except Exception:
@@ -423,7 +432,7 @@ class Heap:
         self.saved: list[tuple[Any, ...]] = []
         self.tensors: dict[int, torch.Tensor] = {}
         self.tensor_names: dict[int, str] = {}
-        self.watched: list[tuple[int, Any]] | None = None
+        self.stretches: list[Stretch] | None = None
         self.iterators: dict[int, Any] = {}
         self.namespaces: dict[type | types.ModuleType, dict[str, Any]] = {}
         for name, root in roots:
@@ -433,7 +442,7 @@ class Heap:
     def watch(self, root: Any, name: str) -> None:
         """Add `root` and everything mutable that it reaches."""
         stack = [(root, name)]
-        self.watched = None
+        self.stretches = None
         while stack:
             if len(self.objects) > self.LIMIT:
                 raise stop("EC154", count=self.LIMIT)
@@ -488,6 +497,7 @@ class Heap:
         for i, value in enumerate(self.objects):
             original = self.original[i]
             if any(_tensor_id(item) in wrappers for item in original):
+                self.stretches = None
                 current = self.saved[i]
                 self.saved[i] = tuple(_stand_in(o, c, wrappers) for o, c in zip(original, current))
                 if not isinstance(value, tuple):
@@ -519,6 +529,7 @@ class Heap:
         yield
         for number in self.changed():
             if number not in changed:
+                self.stretches = None
                 self.saved[number] = content_of(self.objects[number])
 
     def uninstall(self) -> None:
@@ -527,6 +538,7 @@ class Heap:
             if not _same(content_of(value), content) and not isinstance(value, tuple):
                 put_back(value, content)
         self.saved = list(self.original)
+        self.stretches = None
 
     def differences(self, number: int) -> list[tuple[Any, Any, Any]]:
         """(key, before, now) for each item of object `number` that changed; None for an absent side."""
@@ -544,19 +556,55 @@ class Heap:
 
     def changed(self) -> list[int]:
         """Numbers of the objects whose content is not, by identity, what it was."""
-        if self.watched is None:
-            empty = [
-                i for i, content in enumerate(self.saved)
-                if not content and isinstance(self.objects[i], (dict, list, set))
-            ]
-            self.empty = [self.objects[i] for i in empty]
-            self.empty_numbers = empty
-            still = {i for i, value in enumerate(self.objects) if isinstance(value, tuple)} | set(empty)
-            self.watched = [(i, self.objects[i]) for i in range(len(self.objects)) if i not in still]
-        changed = [i for i, value in self.watched if not _unchanged(value, self.saved[i])]
-        if any(map(len, self.empty)):
-            changed = sorted(changed + [i for i in self.empty_numbers if len(self.objects[i])])
+        if self.stretches is None:
+            holds = [(i, o) for i, o in enumerate(self.objects) if isinstance(o, (dict, list, set, types.CellType))]
+            self.empty = [(i, o) for i, o in holds if not self.saved[i] and not isinstance(o, types.CellType)]
+            empty = {i for i, _ in self.empty}
+            full = [(i, o) for i, o in holds if i not in empty]
+            self.stretches = [Stretch(full[at:at + STRETCH]) for at in range(0, len(full), STRETCH)]
+            kinds = (dict, list, set, collections.OrderedDict)
+            self.empty_plain = [o for _, o in self.empty if type(o) in kinds]
+            self.empty_others = [o for _, o in self.empty if type(o) not in kinds]
+        changed = [i for stretch in self.stretches for i in stretch.changed(self.saved)]
+        if any(self.empty_plain) or any(map(len, self.empty_others)):
+            changed = sorted(changed + [i for i, o in self.empty if len(o)])
         return changed
+
+
+#: Of how many objects it is seen at a glance whether any of them has changed.
+STRETCH = 128
+
+
+class Stretch:
+    """Some of a heap's objects, by number, whose content is compared at once."""
+
+    def __init__(self, members: list[tuple[int, Any]]) -> None:
+        self.members = members
+        self.objects = [value for _, value in members]
+        self.dicts = [value for value in self.objects if isinstance(value, dict)]
+        self.plain = all(type(value) in (dict, list, set, types.CellType) for value in self.objects)
+        self.unchanged: Any = None
+
+    def changed(self, saved: Sequence[tuple[Any, ...]]) -> list[int]:
+        """Numbers of those whose content is not, by identity, as in `saved`, which must be the same at each call."""
+        now = self.glance() if self.plain else None
+        if now is not None and now == self.unchanged:
+            return []
+        changed = [i for i, value in self.members if not _unchanged(value, saved[i])]
+        if not changed:
+            self.unchanged = now
+        return changed
+
+    def glance(self) -> tuple[bytes, bytes]:
+        """Which objects these hold: those that dictionaries have for keys, and all the others."""
+        return identities(itertools.chain.from_iterable(self.dicts)), identities(gc.get_referents(*self.objects))
+
+
+def identities(objects: Iterable[Any]) -> bytes:
+    """The identities of objects, which tell them apart as long as they live: the items of a tuple as they lie in
+    memory."""
+    held = tuple(objects)
+    return ctypes.string_at(id(held) + tuple.__basicsize__, len(held) * tuple.__itemsize__)
 
 
 def _tensor_id(item: Any) -> int:

@@ -238,12 +238,24 @@ class Join:
 
 @dataclass(frozen=True)
 class Known:
-    """What a library call that began at some event did: its name, its operands, the events it made, its result."""
+    """What a library call that began at some event did: its name, its operands, whether its result shares their memory,
+    how many events it made, its result and the tensors in it; the values that its operations made, and the numbers that
+    were read of tensors."""
 
     name: str
     operands: tuple[Any, ...]
+    views: bool
     events: int
-    result: torch.Tensor
+    result: Any
+    tensors: tuple[torch.Tensor, ...]
+    fresh: tuple[int, ...]
+    items: dict[int, Any]
+
+    def of(self, name: str, operands: Sequence[Any]) -> bool:
+        """Whether another call at the same place has the same outcome."""
+        return self.name == name and len(self.operands) == len(operands) and all(
+            _identical(a, b) or (not self.views and isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor))
+            for a, b in zip(self.operands, operands))
 
 
 @dataclass(eq=False)
@@ -283,6 +295,7 @@ class Tracer:
         self.host_functions: dict[str, HostFunction] = {}
         self.aliases: list[torch.Tensor] = []
         self.stood_in: dict[int, torch.Tensor] = {}
+        self.handed: dict[int, torch.Tensor] = {}
         self.unknown_arrays: dict[int, Any] = {}
         self.gathered: set[int] = set()
         self.symbol_value: dict[sympy.Symbol, tuple[Any, ...]] = {}
@@ -294,6 +307,7 @@ class Tracer:
         self.latest: dict[str, Any] | None = None
         self.ahead: list[dict[str, Any]] = []
         self.paused = 0
+        self.calling = False
         self.dead = False
         self.failure: Stopped | None = None
         self.decisions = 0
@@ -394,14 +408,30 @@ class Tracer:
         self.texts = Texts()
         self.decided = {}
         self.facts = {}
-        known = [segment.end.snapshot for segment in self.path[:-1] if isinstance(segment.end, Decision)]
+        self.recall()
+
+    def recall(self) -> None:
+        """Know of sizes what was known when the rest of the path was traced."""
+        ends = [segment.end for segment in self.path[self.position:-1] if isinstance(segment.end, Decision)]
+        known = [end.snapshot for end in ends]
         self.latest = known[-1] if known else None
         self.ahead = []
-        if any(segment.end.refined for segment in self.path[:-1] if isinstance(segment.end, Decision)):
+        if any(end.refined for end in ends):
             self.ahead = known[1:]
             self.symbols.restore(known[0])
         elif known:
             self.symbols.restore(known[-1])
+
+    def go_on(self, joined: Segment, target: Segment) -> None:
+        """Go on behind a join that is known, as the path on which it was found did, along the prefix to `target`."""
+        self.path = target.lineage()
+        self.position = self.path.index(joined)
+        self.cursor = 0
+        self.facts = {}
+        for segment, after in zip(self.path[:self.position], self.path[1:]):
+            if isinstance(segment.end, Decision):
+                self.learn(segment.end, after is segment.end.then)
+        self.recall()
 
     @property
     def segment(self) -> Segment:
@@ -480,33 +510,56 @@ class Tracer:
         return False
 
     def known_call(self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Call a function of PyTorch. Along a known prefix, a call on the very tensors that it was first made on
-        gives the very tensor that it first gave, unless any of them has since been changed in place."""
-        if kwargs or not all(type(arg) in SIMPLE or isinstance(arg, torch.nn.Module) for arg in args):
-            return fn(*args, **kwargs)
-        name = getattr(fn, "__name__", "")
+        """Call a function of PyTorch. Along a known prefix, a call gives the very tensors that it first gave, unless
+        any of them has since been changed in place. Where they are views of what it was called on, that must be the
+        very tensors that it was first called on."""
         owner = getattr(fn, "__self__", None)
-        operands = (owner, *args) if isinstance(owner, torch.Tensor) else args
+        operands: list[Any] = []
+        if self.calling or not (_owned(owner) and _flatten((owner, args, kwargs), operands)):
+            return fn(*args, **kwargs)
+        for one in operands:
+            if isinstance(one, torch.Tensor) and changed_in_place(one):
+                torch._sync(one)
+        name = getattr(fn, "__name__", "")
         if self.replaying:
             known = self.segment.known.get(self.cursor)
-            if known is not None and known.name == name and len(known.operands) == len(operands) and (
-                all(map(_identical, known.operands, operands)) and not changed_in_place(known.result)
-                and id(known.result) not in self.stood_in
+            if known is not None and known.of(name, operands) and not any(
+                changed_in_place(one) or id(one) in self.stood_in for one in known.tensors
             ):
-                for event in self.segment.events[self.cursor: self.cursor + known.events]:
-                    if isinstance(event, OpEvent):
-                        self.fresh.update(output for output in event.outputs if output is not None)
-                    elif isinstance(event, ItemEvent):
-                        self.items[event.tensor] = event.result
+                self.fresh.update(known.fresh)
+                self.items.update(known.items)
                 self.cursor += known.events
-                return known.result
+                return list(known.result) if type(known.result) is list else known.result
             return fn(*args, **kwargs)
+        given = [one for one in operands if isinstance(one, torch.Tensor)]
+        for one in operands:
+            if isinstance(one, torch.nn.Module):
+                given.extend((*one.parameters(), *one.buffers()))
+        before = [changed_in_place(one) and id(torch._from_functional_tensor(one)) for one in given]
         segment, start = self.segment, self.cursor
-        result = fn(*args, **kwargs)
-        if self.segment is segment and self.cursor > start and isinstance(result, torch.Tensor) and not any(
-            isinstance(operand, torch.Tensor) and changed_in_place(operand) for operand in (*operands, result)
-        ):
-            segment.known[start] = Known(name, operands, self.cursor - start, result)
+        self.calling = True
+        try:
+            result = fn(*args, **kwargs)
+        finally:
+            self.calling = False
+        found: list[Any] = []
+        if self.segment is not segment or self.cursor == start or not _flatten(result, found):
+            return result
+        tensors = [leaf for leaf in found if isinstance(leaf, torch.Tensor)]
+        nested = any(type(leaf) is tuple and leaf[0] in (list, dict) for leaf in found[1:])
+        if not tensors or nested or type(result) is dict or any(map(changed_in_place, tensors)) or before != [
+            changed_in_place(one) and id(torch._from_functional_tensor(one)) for one in given
+        ]:
+            return result
+        memory = set(map(memory_of, given))
+        views = any(memory_of(one) in memory for one in tensors)
+        if not (views and any(map(changed_in_place, given))):
+            made = segment.events[start:self.cursor]
+            segment.known[start] = Known(
+                name, tuple(operands), views, len(made), list(result) if type(result) is list else result,
+                tuple(tensors),
+                tuple(o for e in made if isinstance(e, OpEvent) for o in e.outputs if o is not None),
+                {e.tensor: e.result for e in made if isinstance(e, ItemEvent)})
         return result
 
     # -- decisions
@@ -667,7 +720,15 @@ class Tracer:
             self.producer[event.output] = event
             self.record(event)
         self.fresh.add(event.output)
-        return torch._to_functional_tensor(event.result)
+        return self.handed_out(event.output)
+
+    def handed_out(self, number: int) -> torch.Tensor:
+        """A tensor of the running program for a value, the one that other runs have been given where none of them
+        changed it."""
+        held = self.handed.get(number)
+        if held is None or changed_in_place(held) or id(held) in self.stood_in:
+            held = self.handed[number] = torch._to_functional_tensor(self.values[number].fake)
+        return held
 
     def literal(self, tensor: torch.Tensor) -> torch.Tensor:
         """A constant tensor that the program makes from Python numbers; equal ones are one."""
@@ -1003,7 +1064,7 @@ class Tracer:
             event = HostCallEvent(function, inputs, outputs, tuple(made), self.site)
             self.record(event)
             self.host_functions[function.name] = function
-        results = tuple(map(torch._to_functional_tensor, event.result))
+        results = tuple(map(self.handed_out, event.outputs))
         return results[0] if len(results) == 1 else results
 
     def again(self, event: OpEvent) -> Any:
@@ -1080,7 +1141,8 @@ DTYPES = {
     torch.complex64: "complex64", torch.complex128: "complex128",
 }
 SIMPLE = frozenset({
-    torch.Tensor, torch.nn.Parameter, int, float, bool, str, type(None), torch.dtype, torch.device,
+    torch.Tensor, torch.nn.Parameter, int, float, bool, str, type(None), torch.dtype, torch.device, type(...),
+    torch.memory_format, torch.layout, torch.SymInt, torch.SymFloat,
 })
 
 
@@ -1092,6 +1154,33 @@ def _can_be_tried(leaf: Any) -> bool:
     return leaf is None or isinstance(leaf, (
         torch.Tensor, bool, int, float, complex, str, type, types.ModuleType, type(Ellipsis), torch.device, torch.dtype,
         torch.layout, torch.memory_format))
+
+
+def _owned(owner: Any) -> bool:
+    """Whether what a function is bound to is nothing, a tensor, or no object of the program's: not its list, say."""
+    return owner is None or isinstance(owner, (torch.Tensor, type, types.ModuleType, types.GetSetDescriptorType))
+
+
+def _flatten(value: Any, out: list[Any]) -> bool:
+    """Put what a call takes or gives into one list, containers as their kind and length; False where there is something
+    else than tensors, modules and plain values in it."""
+    kind = type(value)
+    if kind in SIMPLE or isinstance(value, (torch.nn.Module, types.ModuleType, types.GetSetDescriptorType)):
+        out.append(value)
+        return True
+    if isinstance(value, tuple) or kind is list:
+        out.append((kind, len(value)))
+        return all(_flatten(item, out) for item in value)
+    if kind is dict:
+        out.append((kind, *value))
+        return all(_flatten(item, out) for item in value.values())
+    if kind is slice:
+        out.append(kind)
+        return all(_flatten(item, out) for item in (value.start, value.stop, value.step))
+    if kind is type:
+        out.append(value)
+        return True
+    return False
 
 
 def _touches_torch(value: Any) -> bool:
@@ -1117,7 +1206,12 @@ def unpacked(frame: types.FrameType | None) -> int | None:
 
 
 def _identical(a: Any, b: Any) -> bool:
-    return a is b or (not isinstance(a, torch.Tensor) and type(a) is type(b) and a == b)
+    if a is b:
+        return True
+    if type(a) is not type(b) or isinstance(a, (torch.Tensor, torch.nn.Module)):
+        return False
+    expr = as_expr(a)
+    return a == b if expr is None else expr == as_expr(b)
 
 
 def of_the_program(error: Exception) -> Exception:
@@ -1131,6 +1225,12 @@ def changed_in_place(tensor: torch.Tensor) -> bool:
     return torch._is_functional_tensor(tensor) and (
         torch._functionalize_has_data_mutation(tensor) or torch._functionalize_has_metadata_mutation(tensor)
     )
+
+
+def memory_of(tensor: torch.Tensor) -> int:
+    """What tells the memory of a tensor of the running program from other memory, as long as it lives."""
+    with torch._C.DisableTorchFunction():
+        return tensor.untyped_storage()._cdata
 
 
 #: Random only by their dropout, which is off wherever they are recorded.
@@ -1227,7 +1327,7 @@ class Composites(TorchFunctionMode):
         if func in (torch.Tensor.__repr__, torch.Tensor.__format__):
             return tracer.texts.place()
         if entry is None or torch.is_autocast_enabled("cpu"):  # which says itself what is computed in which type
-            return func(*args, **kwargs)
+            return tracer.known_call(func, args, kwargs)
         call = entry(args, kwargs)
         if call is None:
             return (batch_norm_in_training if func is F.batch_norm else func)(*args, **kwargs)
