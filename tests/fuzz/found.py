@@ -65,4 +65,62 @@ def forward(self, x):
     before, self.count = self.count, n
     return {"out": x, "more": [before]}
 """, stateful=True),
+    "a test without effect beside a walk whose state only the next call tells": """
+import torch
+from torch import nn
+
+class Exit(Exception):
+    pass
+
+class Leaf(nn.Module):
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, h):
+        return self.linear(h)
+
+class Net(nn.Module):
+
+    def __init__(self):
+        super().__init__()
+        self.first = Leaf()
+        self.cache = None
+
+    def forward(self, x):
+        h = self.first(x)
+        try:
+            if int(h.sum(0).argmax()) in (2,):
+                self.cache = h
+                raise Exit(h if h.max() <= 0.4341 else h)
+            n = 0
+            while n < 2:
+                n += 1
+                kept = h if self.cache is None else self.cache
+                if (kept - h).abs().max().item() > 0.3405:
+                    pass
+                else:
+                    h = h[n]
+        except Exit:
+            pass
+        return {'out': h, 'more': [h]}
+
+def make():
+    torch.manual_seed(736)
+    net = Net()
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.mul_(2.0)
+    return net.eval()
+
+def calls():
+    drawn = torch.Generator().manual_seed(736)
+    made = []
+    for i in range(8):
+        x = torch.randn(2, 4, generator=drawn) * (0.3, 1.0, 3.0)[i % 3] + (0.0, 0.5, -0.5, 0.0)[i % 4]
+        made.append((x,))
+    return made
+STATEFUL = True
+""",
 }
