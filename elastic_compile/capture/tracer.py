@@ -977,7 +977,7 @@ class Tracer:
         fake = self.values[self.value_of_inner(tensor)].fake
         first = fake.storage_offset() if offset is None else offset
         numbers = (*fake.shape, *fake.stride(), fake.storage_offset(), *size, *stride, first)
-        if any(as_expr(number) is not None for number in numbers) or fake.untyped_storage()._cdata in self.gathered:
+        if any(as_expr(number) is not None for number in numbers) or memory_of(fake) in self.gathered:
             raise stop("EC131", self.site, operator="aten.as_strided of memory whose layout only the data decides")
         if fake.is_contiguous() and fake.storage_offset() == 0:
             return None
@@ -992,7 +992,7 @@ class Tracer:
         flat = self.operation(aten.reshape.default, (tensor, [-1]), {}, aten.reshape.default)
         chosen = self.operation(
             aten.index_select.default, (flat, 0, self.literal(index)), {}, aten.index_select.default)
-        self.gathered.add(chosen.untyped_storage()._cdata)
+        self.gathered.add(memory_of(chosen))
         return self.operation(aten.view.default, (chosen, list(size)), {}, aten.view.default)
 
     def random(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -1228,7 +1228,7 @@ def changed_in_place(tensor: torch.Tensor) -> bool:
 
 
 def memory_of(tensor: torch.Tensor) -> int:
-    """What tells the memory of a tensor of the running program from other memory, as long as it lives."""
+    """What tells the memory of a tensor from other memory, as long as it lives."""
     with torch._C.DisableTorchFunction():
         return tensor.untyped_storage()._cdata
 
