@@ -117,6 +117,11 @@ def real_models(names: list[str], rounds: int) -> None:
             continue
         module, args = built.static
         calls = list(built.examples)
+        try:
+            torch.export.export(module, args)
+        except Exception as error:
+            print(f"{name:<28} torch.export refuses the twin: {type(error).__name__}", flush=True)
+            continue
         export, capture = [], []
         for _ in range(rounds + 1):
             with torch.no_grad():
