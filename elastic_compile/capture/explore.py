@@ -766,12 +766,11 @@ class Explorer:
             if not is_size(path):
                 continue
             tensor = state.tensors[state.tensor_at[path[:-2]]]
-            with torch._C.DisableTorchFunction():
-                own = torch._is_functional_tensor(tensor) and type(tensor) is torch.Tensor
-                storage = tensor.untyped_storage()._cdata if own else 0
-                shared = own and any(
-                    other is not tensor and torch._is_functional_tensor(other)
-                    and other.untyped_storage()._cdata == storage for other in state.tensors)
+            own = torch._is_functional_tensor(tensor) and type(tensor) is torch.Tensor
+            storage = memory_of(tensor) if own else 0
+            shared = own and any(
+                other is not tensor and torch._is_functional_tensor(other)
+                and memory_of(other) == storage for other in state.tensors)
             value = tracer.values[tracer.tensor_value(tensor)]
             size = state.members[path]
             if not own or shared or value.kind != "op" or order_of(value.fake) is None or (
@@ -851,9 +850,7 @@ class Explorer:
         def describe(tensor: torch.Tensor, state: State, path: tuple[Any, ...]) -> Any:
             number = tracer.tensor_value(tensor)
             value = tracer.values[number]
-            with torch._C.DisableTorchFunction():
-                traced = torch._is_functional_tensor(tensor)
-                storage = tensor.untyped_storage()._cdata if traced else id(tensor)
+            storage = memory_of(tensor) if torch._is_functional_tensor(tensor) else id(tensor)
             alias = aliases.setdefault(storage, len(aliases))
             if value.kind == "weight" and weights_are_static:
                 return ("weight", number, alias)

@@ -64,21 +64,21 @@ class CallShape:
         """Fresh arguments with `leaves` in place of the run-time inputs, given as `like` gives them: by position or by
         name, and what it leaves to its default is left out, for a decorator of the function sees the difference.
         Without `like`, given as the first call gives them, and what another call gives besides by name."""
-        form = like or self.calls[0]
-        given = self.signature.bind(*form.args, **form.kwargs).arguments
-        named = dict(given) if like else {
-            name: None for one in self.calls for name in self.signature.bind(*one.args, **one.kwargs).arguments}
+        forms = (like,) if like else self.calls
+        given = [self.signature.bind(*one.args, **one.kwargs).arguments for one in forms]
         args: list[Any] = []
         kwargs: dict[str, Any] = {}
         for name, parameter in self.signature.parameters.items():
-            if name not in named:
+            if not any(name in one for one in given):
                 continue
             value = fill(self.template[name], leaves)
             if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
                 args.extend(value)
             elif parameter.kind is inspect.Parameter.VAR_KEYWORD:
                 kwargs.update(value)
-            elif parameter.kind is inspect.Parameter.POSITIONAL_ONLY or (name in given and name not in form.kwargs):
+            elif parameter.kind is inspect.Parameter.POSITIONAL_ONLY or (
+                name in given[0] and name not in forms[0].kwargs
+            ):
                 args.append(value)
             else:
                 kwargs[name] = value

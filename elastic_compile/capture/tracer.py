@@ -1165,7 +1165,9 @@ def _flatten(value: Any, out: list[Any]) -> bool:
     """Put what a call takes or gives into one list, containers as their kind and length; False where there is something
     else than tensors, modules and plain values in it."""
     kind = type(value)
-    if kind in SIMPLE or isinstance(value, (torch.nn.Module, types.ModuleType, types.GetSetDescriptorType)):
+    if kind in SIMPLE or kind is type or isinstance(
+        value, (torch.nn.Module, types.ModuleType, types.GetSetDescriptorType)
+    ):
         out.append(value)
         return True
     if isinstance(value, tuple) or kind is list:
@@ -1177,9 +1179,6 @@ def _flatten(value: Any, out: list[Any]) -> bool:
     if kind is slice:
         out.append(kind)
         return all(_flatten(item, out) for item in (value.start, value.stop, value.step))
-    if kind is type:
-        out.append(value)
-        return True
     return False
 
 

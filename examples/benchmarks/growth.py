@@ -117,17 +117,18 @@ def real_models(names: list[str], rounds: int) -> None:
             continue
         module, args = built.static
         calls = list(built.examples)
-        try:
-            torch.export.export(module, args)
+        try:  # not timed: the first round imports
+            with torch.no_grad():
+                torch.export.export(module, args)
         except Exception as error:
             print(f"{name:<28} torch.export refuses the twin: {type(error).__name__}", flush=True)
             continue
+        captured(built.target, calls)
         export, capture = [], []
-        for _ in range(rounds + 1):
+        for _ in range(rounds):
             with torch.no_grad():
                 export.append(seconds(torch.export.export, module, args))
             capture.append(seconds(captured, built.target, calls))
-        export, capture = export[1:], capture[1:]  # the first round imports
         ratios = sorted(c / e for c, e in zip(capture, export))
         print(f"{name:<28} {statistics.median(export):>9.2f} {statistics.median(capture):>10.2f} "
               f"{statistics.median(ratios):>7.1f}   {ratios[0]:.1f} to {ratios[-1]:.1f}", flush=True)
